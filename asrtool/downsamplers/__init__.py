@@ -10,6 +10,7 @@ from asrtool.downsamplers.dws_mlp import DwsMlp, DwsMlpConfig
 from asrtool.downsamplers.keyframe import Keyframe, KeyframeConfig, select_keyframes
 from asrtool.downsamplers.linear import Linear, LinearConfig
 from asrtool.downsamplers.strided_conv import StridedConv, StridedConvConfig
+from asrtool.downsamplers.uma import Uma, UmaConfig
 
 __all__ = [
     "DOWNSAMPLERS",
@@ -29,5 +30,7 @@ __all__ = [
     "StreamingDownsampler",
     "StridedConv",
     "StridedConvConfig",
+    "Uma",
+    "UmaConfig",
     "select_keyframes",
 ]

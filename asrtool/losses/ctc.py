@@ -14,6 +14,8 @@ With class weights w (asrtool/losses/class_weights.py) rare tokens count more, i
 where g(t, c) is the posterior of token c at frame t. The second is due to Li et al. (arXiv
 1904.10619): cross entropy with the reweighted posteriors as fixed targets. Its value stays L, so
 runs with different weights can be compared. With weights of 1, both are plain CTC.
+
+`repeat_penalty` and `longest_run` make it blank-regularized CTC (asrtool/losses/blank_ctc.py).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.blank_ctc import blank_regularized_ctc
 from asrtool.losses.class_weights import (
     check_weights,
     inverse_frequency,
@@ -49,6 +52,9 @@ class CtcConfig:
     class_power: float = 0.5  # 0: equal weights, 1: the inverse of the frequency
     # the smallest and the largest weight
     class_limits: tuple[float, float] = bounded((0.2, 5.0), ordered=True)
+    # blank-regularized CTC
+    repeat_penalty: float = bounded(0.0, least=0)  # nats for each frame that repeats a token
+    longest_run: int | None = bounded(None, least=1)  # frames of a token; None: any number
 
     def __post_init__(self) -> None:
         check_weights(self.class_power, self.class_limits)
@@ -76,10 +82,18 @@ class CtcLoss(Loss):
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, lengths = outputs.head(self.head)
         log_probs = logits.float().log_softmax(-1)
-        loss, skipped = (
-            ctc(log_probs, lengths, batch.targets, self.blank),
-            self.skipped(outputs, batch),
-        )
+        skipped = self.skipped(outputs, batch)
+        if self.config.repeat_penalty or self.config.longest_run is not None:
+            loss = blank_regularized_ctc(
+                log_probs,
+                lengths,
+                batch.targets,
+                self.blank,
+                self.config.repeat_penalty,
+                self.config.longest_run,
+            ).float()
+        else:
+            loss = ctc(log_probs, lengths, batch.targets, self.blank)
         if self.config.class_weights != "none":
             if self.weights is None:
                 raise ValueError(

@@ -117,6 +117,19 @@ KEYFRAMES = {
         title="key frames, AXE; inter-CTC of two views agrees (CR-CTC)",
         **ON_KEY_FRAMES,
     ),
+    "blank": System(
+        changes=("losses.inter_ctc.repeat_penalty=2",),
+        against="axe",
+        title="key frames, AXE; blank-regularized inter-CTC",
+        **ON_KEY_FRAMES,
+    ),
+    "uma": System(
+        config="conf/studies/train_keyframe_baseline.yaml",
+        changes=(f"{FRAMES}.type=uma",),
+        against="baseline",
+        title="unimodal aggregation, CTC",
+        **ON_FRAMES,
+    ),
 }
 
 ECHO = "conf/studies/train_echo.yaml"
