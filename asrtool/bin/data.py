@@ -10,7 +10,11 @@ from pathlib import Path
 
 from asrtool.data import prepared
 from asrtool.data.kaldi import ops
+from asrtool.data.toolkits import huggingface, lhotse, nemo, taking, webdataset
+from asrtool.data.toolkits.entries import Source
+from asrtool.errors import UserError
 from asrtool.log import set_up
+from asrtool.system import stamp
 
 WAYS = {
     "first": "the first ones by id",
@@ -19,6 +23,30 @@ WAYS = {
     "per-spk": "that number of each speaker",
     "speakers": "whole speakers, until the number is reached",
 }
+
+SETS = {"--train-set", "--valid-set", "--test-sets", "--extra-sets"}
+# format -> the options that it has
+KINDS = {
+    "kaldi": SETS,
+    "wenet": {"--audio"},
+    "webdataset": {"--audio", "--fields"},
+    "nemo": {"--audio", "--fields", "--tars"},
+    "lhotse": {"--audio"},
+    "datasets": {"--audio", "--fields"},
+}
+IMPORT = """Take data sets of other places.
+
+kaldi       SOURCE/<set>, ready data directories of Kaldi or ESPnet -> TARGET/<set> of a recipe
+wenet       a raw list (data.list), a list of shards, or shards
+webdataset  archives with <key>.flac and <key>.txt or .json: a file, a folder, a pattern, a list
+nemo        a manifest, also of archives (--tars)
+lhotse      cuts, or recordings beside supervisions (.jsonl, .jsonl.gz); a folder of Shar
+datasets    of Hugging Face: a split that save_to_disk wrote, or parquet files
+
+Formats other than kaldi give one data directory, TARGET. Audio stays where it is, also in archives,
+unless --audio names a folder. Lengths are measured, and compared with those of the manifest. What
+cannot be used is named and left out; more than a tenth stops the command.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,6 +68,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.error("subset takes either a number of utterances or --utt-list or --spk-list")
     if args.run is perturb_speed and not 0.1 <= args.factor <= 10:
         options.error(f"a speed of {args.factor:g} is not between 0.1 and 10")
+    if args.run is take:
+        check_import(args, options)
     return args
 
 
@@ -139,24 +169,99 @@ def split(args: argparse.Namespace) -> None:
 
 
 def import_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--train-set", default="train", metavar="NAME")
-    command.add_argument("--valid-set", default="dev", metavar="NAME")
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.description = IMPORT
     command.add_argument(
-        "--test-sets",
-        default="",
-        metavar="'NAME ...'",
-        help="default: all whose name begins with test",
+        "--from", dest="kind", choices=KINDS, default="kaldi", help="format; default: kaldi"
     )
-    command.add_argument(
-        "--extra-sets", default="", metavar="'NAME ...'", help="further sets, if they exist"
+    sets = command.add_argument_group("--from kaldi")
+    sets.add_argument("--train-set", metavar="NAME", help="default: train")
+    sets.add_argument("--valid-set", metavar="NAME", help="default: dev")
+    sets.add_argument(
+        "--test-sets", metavar="'NAME ...'", help="default: all whose name begins with test"
     )
-    command.add_argument("folder", type=Path)
+    sets.add_argument("--extra-sets", metavar="'NAME ...'", help="further sets, if they exist")
+    others = command.add_argument_group("the other formats")
+    others.add_argument(
+        "--audio",
+        type=Path,
+        metavar="FOLDER",
+        help="write the audio of each utterance to a file in this new folder",
+    )
+    others.add_argument(
+        "--fields",
+        metavar="'WHAT=NAME ...'",
+        help="nemo, webdataset, datasets: the field or column that holds the text, speaker or id "
+        "(datasets: also the audio)",
+    )
+    others.add_argument(
+        "--tars",
+        metavar="PATTERN",
+        help="nemo: the archives; default: audio_<shard_id>.tar beside the manifest or above it",
+    )
+    command.add_argument("source")
     command.add_argument("target", type=Path)
 
 
+def check_import(args: argparse.Namespace, options: argparse.ArgumentParser) -> None:
+    """Refuse options of another format, and read --fields."""
+    for name in ("train_set", "valid_set", "test_sets", "extra_sets", "audio", "fields", "tars"):
+        option = f"--{name.replace('_', '-')}"
+        if getattr(args, name) is not None and option not in KINDS[args.kind]:
+            options.error(f"{option} does not apply to --from {args.kind}")
+    known = {"text", "speaker", "id"} | ({"audio"} if args.kind == "datasets" else set())
+    fields = dict(word.partition("=")[::2] for word in (args.fields or "").split())
+    if not fields.keys() <= known or not all(fields.values()):
+        options.error(
+            f"--fields is '{args.fields}', expected 'WHAT=NAME ...' with {', '.join(sorted(known))}"
+        )
+    args.fields = fields
+
+
 def take(args: argparse.Namespace) -> None:
-    tests, more = args.test_sets.split(), args.extra_sets.split()
-    prepared.take(args.folder, args.target, args.train_set, args.valid_set, tests, more)
+    if args.kind == "kaldi":
+        tests, more = (args.test_sets or "").split(), (args.extra_sets or "").split()
+        train_set, valid_set = args.train_set or "train", args.valid_set or "dev"
+        prepared.take(Path(args.source), args.target, train_set, valid_set, tests, more)
+    else:
+        take_other(args)
+
+
+def opened(args: argparse.Namespace) -> Source:
+    """The source in the format of another toolkit."""
+    match args.kind:
+        case "wenet":
+            return webdataset.open_wenet(args.source)
+        case "webdataset":
+            return webdataset.open_webdataset(args.source, args.fields)
+        case "nemo":
+            return nemo.open_nemo(args.source, args.tars, args.fields)
+        case "lhotse":
+            return lhotse.open_lhotse(args.source)
+        case _:
+            return huggingface.open_datasets(args.source, args.fields)
+
+
+def take_other(args: argparse.Namespace) -> None:
+    """Write one data directory, unless it is up to date."""
+    source = opened(args)
+    options = {
+        "from": args.kind,
+        "source": args.source,
+        "fields": args.fields,
+        "archives": {str(path): path.stat().st_size for path in source.archives},
+        "audio": args.audio and str(args.audio),
+    }
+    with stamp.building(args.target, "data", source.manifests, options) as target:
+        if target is None:
+            return
+        if args.audio is None:
+            taking.take(source, target, args.target, None)
+            return
+        if args.audio.exists() and stamp.read(args.audio) is None:
+            raise UserError(f"{args.audio} exists already; give a new folder as --audio")
+        with stamp.building(args.audio, "audio", (), options, force=True) as aside:
+            taking.take(source, target, args.target, taking.Folder(aside, args.audio))
 
 
 def perturb_speed_options(command: argparse.ArgumentParser) -> None:
@@ -195,7 +300,7 @@ COMMANDS = {
     "import": (
         take,
         import_options,
-        "take ready data directories <folder>/<set> as those of a recipe, <target>/<set>",
+        "take ready data directories as those of a recipe, or a set of WeNet, NeMo, lhotse ...",
     ),
 }
 

@@ -12,6 +12,8 @@ from asrtool.data.shards import packing
 from asrtool.log import logger, plural, set_up
 from asrtool.system import stamp
 
+LAYOUT = 2  # of the archives: 1 had the audio or features alone
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
@@ -45,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Build the folder, unless it is up to date."""
-    options = {"of": args.of, "size_mb": args.size_mb, "seed": args.seed}
+    options = {"of": args.of, "size_mb": args.size_mb, "seed": args.seed, "layout": LAYOUT}
     pack = packing.pack_audio if args.of == "audio" else packing.pack_features
     with stamp.building(args.out, "shards", [args.data], options, args.force) as target:
         if target is None:
@@ -58,6 +60,12 @@ def run(args: argparse.Namespace) -> None:
     size = sum(member.size for member in packed.members.values()) / 1e6
     count, shards = plural(len(packed.members), "utterance"), plural(packed.archives, "shard")
     logger.info("%s: %s, %s, %.1f MB in %s", args.out, count, length, size, shards)
+    if len(packed.kinds) > 1:
+        logger.info(
+            "%s: the audio is %s; Hugging Face datasets reads shards of one format only",
+            args.out,
+            " and ".join(sorted(packed.kinds)),
+        )
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ FORBIDDEN = set('/\\:*?"<>|%')
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved by Windows
 
 
-def of(name: str, suffix: str = "", prefix: str = "") -> str:
+def of(name: str, suffix: str = "", prefix: str = "", more: str = "") -> str:
     """`prefix`, the encoded id and `suffix`; different ids give different names.
 
     Letters of all scripts, digits and most signs stay. White space, invisible characters, `%`, `/`,
-    the backslash and `:*?"<>|` are encoded. A leading full stop is encoded too.
+    the backslash and `:*?"<>|` are encoded, and the characters of `more`. A leading full stop is
+    encoded too.
     """
-    pieces = [_piece(character) for character in name]
+    pieces = [
+        _encoded(character) if character in more else _piece(character) for character in name
+    ]
     if pieces and (name.startswith(".") or RESERVED.fullmatch(name)):
         pieces[0] = _encoded(name[0])
     # a lone % is the empty id: any other % is followed by digits

@@ -1,15 +1,20 @@
 """Write the utterances of a data directory into a few large tar archives (shards).
 
-Members are called `<id>.<format>` (with the id encoded by `file_names`). They hold the original
-audio file (16-bit FLAC for commands and segments) or a matrix of features in Kaldi's format.
-wav.scp or feats.scp of the new data directory refer to them as `<archive>.tar:<offset>`, which
-asrtool reads anywhere (Kaldi and kaldiio read such features too); `utt2shard` adds size and
-checksum. The same input and seed give the same bytes.
+An utterance is three members: `<id>.txt`, its transcript; `<id>.json`, its id, speaker, duration
+in seconds and labels; `<id>.<format>`, the original audio file (FLAC for commands, segments and
+formats that others do not read) or a matrix of features in Kaldi's format. This is the layout of
+WebDataset and of WeNet's shards. They end a key at the first and at the last full stop of a name,
+so those of the id are encoded, like the characters that `file_names` encodes. wav.scp or feats.scp
+of the new data directory refer to the last member as `<archive>.tar:<offset>`, which asrtool reads
+anywhere (Kaldi and kaldiio read such features too); `utt2shard` adds size and checksum. The same
+input and seed give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import random
 import tarfile
@@ -22,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import soundfile
 from tqdm import tqdm
 
@@ -35,6 +41,9 @@ from asrtool.types import Utterance
 
 THREADS = 8  # threads that read ahead; a network disk has a high latency
 AHEAD = 64  # utterances read ahead
+NAMES = ("flac", "mp3", "ogg", "wav")  # formats that the readers of other toolkits know by name
+SAME = {"wavex": "wav", "rf64": "wav"}  # wav files with another header
+SHALLOW = ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW")  # sample formats that fit in 16 bits
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
 
@@ -42,12 +51,14 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 class Packed:
     """The result of writing shards.
 
-    members, seconds: by utterance id; archives: their number; skipped: id -> error.
+    members, seconds: by utterance id; archives: their number; kinds: formats of the members;
+    skipped: id -> error.
     """
 
     members: dict[str, Member] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     archives: int = 0
+    kinds: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -159,22 +170,49 @@ def audio_content(utterance: Utterance) -> Content:
     """The audio of an utterance as a file. Raises `AudioError` if it cannot be used."""
     path = utterance.audio
     if utterance.recording is None and not audio.is_pipe(path):
-        data = audio.contents(path)
-        samples, rate = audio.decode(data, path)
-        try:
-            return data, soundfile.info(io.BytesIO(data)).format.lower(), len(samples) / rate
-        except soundfile.LibsndfileError:
-            # PyAV or ffmpeg decoded it, which the readers of the shard may lack: write FLAC
-            pass
-    else:
-        samples, rate = audio.load(path, *utterance.stretch)
+        return file_content(audio.contents(path), path)
+    return flac(*audio.load(path, *utterance.stretch))
+
+
+def file_content(data: bytes, name: str) -> Content:
+    """The bytes of an audio file, unchanged if others read its format, otherwise as FLAC."""
+    samples, rate = audio.decode(data, name)
+    try:
+        known = soundfile.info(io.BytesIO(data))
+    except soundfile.LibsndfileError:
+        # PyAV or ffmpeg decoded it, which the readers of the shard may lack
+        return flac(samples, rate)
+    kind = known.format.lower()
+    if (kind := SAME.get(kind, kind)) in NAMES:
+        return data, kind, len(samples) / rate
+    return flac(samples, rate, 16 if known.subtype in SHALLOW else 24)
+
+
+def flac(samples: np.ndarray, rate: int, bits: int = 16) -> Content:
+    """(T,) in [-1, 1] as a FLAC file."""
     stream = io.BytesIO()
-    soundfile.write(stream, samples, rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(stream, samples, rate, format="FLAC", subtype=f"PCM_{bits}")
     return stream.getvalue(), "flac", len(samples) / rate
 
 
 def feature_content(utterance: Utterance) -> Content:
     return features.encode(features.read_stored(utterance.features)), "mat", utterance.duration
+
+
+def companions(row: Utterance, labels: Sequence[str], seconds: float) -> dict[str, bytes]:
+    """Extension -> content of the members beside the audio or the features of an utterance.
+
+    Every .json of a set has the same keys, and strings as labels (empty where an utterance has
+    none): `datasets` derives the types of its columns from the first ones. A label with the name of
+    another key is called as its file, `utt2<label>`.
+    """
+    known = None if math.isnan(seconds) else seconds
+    facts = {"id": row.id, "speaker": row.speaker, "duration": known}
+    facts |= {f"utt2{name}" if name in facts else name: row.labels.get(name, "") for name in labels}
+    return {
+        ".txt": row.text.encode(),
+        ".json": json.dumps(facts, ensure_ascii=False).encode(),
+    }
 
 
 # -- archives --------------------------------------------------------------
@@ -197,6 +235,7 @@ def write(
             return utterance, error
 
     packed = Packed()
+    labels = sorted({name for row in rows for name in row.labels})
     archive: _Archive | None = None
     with (
         ThreadPoolExecutor(THREADS) as pool,
@@ -211,16 +250,21 @@ def write(
                     packed.skipped[utterance.id] = str(content_or_error)
                     continue
                 data, kind, seconds = content_or_error
-                if archive is not None and archive.size + len(data) > megabytes * 1e6:
+                beside = companions(utterance, labels, seconds)
+                more = len(data) + sum(map(len, beside.values()))
+                if archive is not None and archive.size + more > megabytes * 1e6:
                     archive.close()
                     archive = None
                 if archive is None:
                     archive = _Archive(folder, final, packed.archives)
                     packed.archives += 1
-                packed.members[utterance.id] = archive.add(
-                    file_names.of(utterance.id, f".{kind}"), data
-                )
+                name = file_names.of(utterance.id, more=".")
+                for extension, small in beside.items():
+                    archive.add(name + extension, small)
+                # the last one: an archive that ends too early is noticed by its index
+                packed.members[utterance.id] = archive.add(f"{name}.{kind}", data)
                 packed.seconds[utterance.id] = seconds
+                packed.kinds.add(kind)
         finally:
             if archive is not None:
                 archive.close()

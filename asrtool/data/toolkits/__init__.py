@@ -1,0 +1,1 @@
+"""Data sets in the formats of other toolkits become Kaldi data directories."""
