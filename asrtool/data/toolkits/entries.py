@@ -137,23 +137,25 @@ def labels(fields: Mapping[str, object], notes: Notes) -> dict[str, str]:
 
 
 class Names:
-    """Ids for the audio files of a data set: the name without extension, or the path below their
-    common folder where two folders have a file of that name.
+    """Ids for the audio files of a data set: the name without extension, or the path (below the
+    common folder, if there is one) where two folders have a file of that name.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._stems: dict[str, str | None] = {}
-        folders = set()
+        folders: set[str] = set()
         for path in paths:
             folders.add(os.path.dirname(path))
             if self._stems.setdefault(_stem(path), path) != path:
                 self._stems[_stem(path)] = None
-        self._root = os.path.commonpath(folders) if folders else ""
+        alike = len({os.path.isabs(folder) for folder in folders}) == 1
+        self._root = os.path.commonpath(folders) if alike else ""
 
     def __call__(self, path: str) -> str:
         if self._stems[_stem(path)] is not None:
             return word(_stem(path))
-        return word(os.path.splitext(os.path.relpath(path, self._root or "."))[0])
+        below = os.path.relpath(path, self._root) if self._root else path.lstrip("/")
+        return word(os.path.splitext(below)[0])
 
 
 def _stem(path: str) -> str:

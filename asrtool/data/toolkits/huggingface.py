@@ -61,62 +61,59 @@ def _rows(source: str, data: object, fields: Mapping[str, str], notes: Notes) ->
     from datasets import Audio
 
     columns = data.features
-    chosen = _chosen(source, list(columns), fields)
-    if isinstance(columns[chosen["audio"]], Audio):  # its bytes, not the decoded samples
-        data = data.cast_column(chosen["audio"], Audio(decode=False))
+    names = chosen(source, list(columns), fields)
+    if isinstance(columns[names["audio"]], Audio):  # its bytes, not the decoded samples
+        data = data.cast_column(names["audio"], Audio(decode=False))
     classes = {name: kind for name, kind in columns.items() if hasattr(kind, "int2str")}
     for number, row in enumerate(data):
-        row |= {
-            name: kind.int2str(row[name]) if (row[name] or 0) >= 0 else None
-            for name, kind in classes.items()
-            if row[name] is not None
-        }
-        yield entry(f"{source}: row {number}", number, row, chosen, notes)
+        for name, kind in classes.items():  # -1: not known
+            row[name] = None if row[name] in (None, -1) else kind.int2str(row[name])
+        yield entry(f"{source}: row {number}", number, row, names, notes)
 
 
-def _chosen(source: str, columns: list[str], fields: Mapping[str, str]) -> dict[str, str]:
+def chosen(source: str, columns: list[str], fields: Mapping[str, str]) -> dict[str, str]:
     """What -> the column with it; `speaker` and `id` may be missing."""
-    chosen = {}
+    names = {}
     for what, usual in USUAL.items():
         named = fields.get(what)
         if named is not None and named not in columns:
             raise UserError(f"{source}: no column '{named}'; it has {', '.join(columns)}")
         column = named or next((name for name in usual if name in columns), None)
         if column is not None:
-            chosen[what] = column
+            names[what] = column
         elif what in ("audio", "text"):
             raise UserError(
                 f"{source}: no column '{what}'; name it by --fields '{what}=COLUMN': "
                 f"{', '.join(columns)}"
             )
-    return chosen
+    return names
 
 
 def entry(
-    where: str, number: int, row: Mapping[str, object], chosen: Mapping[str, str], notes: Notes
+    where: str, number: int, row: Mapping[str, object], names: Mapping[str, str], notes: Notes
 ) -> Item:
-    """A row as an entry; chosen: audio, text, speaker, id -> column."""
-    sound = row[chosen["audio"]]
+    """A row as an entry; names: audio, text, speaker, id -> column."""
+    sound = row[names["audio"]]
     path = sound.get("path") if isinstance(sound, dict) else sound
     data = sound.get("bytes") if isinstance(sound, dict) else None
     stem = os.path.splitext(os.path.basename(path or ""))[0]
-    key = row[chosen["id"]] if "id" in chosen else stem or f"row-{number:08}"
+    key = row[names["id"]] if "id" in names else stem or f"row-{number:08}"
     key = entries.word(key)
     if data is None and not isinstance(path, str):
         return LeftOut(where, key, "it has no audio, neither bytes nor a path")
-    if row[chosen["text"]] is None:
+    if row[names["text"]] is None:
         return LeftOut(where, key, "it has no transcript")
     if data is None:
         try:
             path = entries.located(path, [Path()])
         except UserError as error:
             return LeftOut(where, key, str(error))
-    used = chosen.values()
+    used = names.values()
     return Entry(
         where=where,
         id=key,
         audio=path if data is None else data,
-        text=entries.transcript(row[chosen["text"]], where, notes),
-        speaker=entries.speaker(row[chosen["speaker"]]) if "speaker" in chosen else None,
+        text=entries.transcript(row[names["text"]], where, notes),
+        speaker=entries.speaker(row[names["speaker"]]) if "speaker" in names else None,
         labels=entries.labels({k: value for k, value in row.items() if k not in used}, notes),
     )

@@ -62,6 +62,7 @@ def take(source: Source, target: Path, out: Path, folder: Folder | None) -> None
     """
     notes: Notes = Counter()
     taken = Taken()
+    _measured.cache_clear()
     with ThreadPoolExecutor(packing.THREADS) as pool:
         items = _counted(source, notes)
         for row, member in packing.in_order(pool, lambda item: _attempt(item, folder), items):

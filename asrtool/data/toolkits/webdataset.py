@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from asrtool.data import tree
 from asrtool.data.toolkits import entries, manifests, tars
 from asrtool.data.toolkits.entries import Entry, Item, LeftOut, Notes, Source
 from asrtool.errors import UserError
@@ -58,7 +59,7 @@ def _listed(path: Path) -> list[Path]:
     found = []
     for where, line in manifests.lines(path):
         try:
-            found.append(Path(entries.located(line, [Path(), path.parent])))
+            found.append(tree.need(Path(entries.located(line, [Path(), path.parent]))))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
     if not found:

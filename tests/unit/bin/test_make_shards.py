@@ -45,11 +45,11 @@ def test_any_tar_program_can_unpack_shards(packed: dict[str, Path], source: Path
             members |= {
                 item.name: archive.extractfile(item).read() for item in archive.getmembers()
             }
-    expected = {
-        f"{row.id}{Path(row.audio).suffix}": Path(row.audio).read_bytes()
-        for row in datadir.read(source)
-    }
-    assert members == expected
+    rows = datadir.read(source)
+    expected = {f"{row.id}{Path(row.audio).suffix}": Path(row.audio).read_bytes() for row in rows}
+    expected |= {f"{row.id}.txt": row.text.encode() for row in rows}
+    assert {name: members[name] for name in expected} == expected
+    assert members.keys() - expected.keys() == {f"{row.id}.json" for row in rows}
 
 
 def test_shards_are_as_large_as_asked_for_and_no_larger(packed: dict[str, Path]) -> None:
