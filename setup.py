@@ -58,11 +58,15 @@ setup(
         "wandb": ["wandb>=0.20"],  # trainer.wandb
         "whisper-normalizer": ["whisper-normalizer>=0.1.12"],  # score --normalize whisper
         "serve": ["aiohttp>=3.11", "prometheus-client>=0.21"],
+        "datasets": ["datasets>=4.0"],  # asrtool data import --from datasets
         "interop": [
+            "datasets>=4.0",
             "kaldi-native-fbank>=1.22",
+            "lhotse>=1.30",
             "openai>=2.0",
             "sherpa-onnx>=1.12.27",
             "sherpa-onnx-bin>=1.12.27",
+            "webdataset>=1.0",
             "websockets>=15.0",
         ],
         "dev": [

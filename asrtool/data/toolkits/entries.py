@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,17 +198,12 @@ def expanded(pattern: str) -> list[Path]:
         return [Path(pattern)]
     found = []
     for name in _ranges(pattern.replace("_OP_", "{").replace("_CL_", "}")):
-        matches = sorted(Path().glob(name) if not os.path.isabs(name) else _rooted(name))
-        found += matches if re.search(r"[*?[]", name) and matches else [tree.need(Path(name))]
+        found += map(Path, sorted(glob(name))) if glob(name) else [tree.need(Path(name))]
     return found
 
 
 def listing(folder: str) -> str:
     return tree.listing(Path(folder))
-
-
-def _rooted(pattern: str) -> Iterator[Path]:
-    return Path("/").glob(pattern.lstrip("/"))
 
 
 def _ranges(text: str) -> list[str]:

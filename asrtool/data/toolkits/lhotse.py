@@ -28,10 +28,6 @@ CUT = {"id", "start", "duration", "channel", "supervisions", "recording", "type"
 SUPERVISION = {"id", "recording_id", "start", "duration", "channel", "text", "speaker", "custom"}
 
 
-class Unusable(UserError):
-    """Why a cut is left out."""
-
-
 def open_lhotse(source: str) -> Source:
     """A file of cuts, a file of recordings or supervisions beside the other, or a folder of a pair
     or of Shar.
@@ -92,7 +88,7 @@ def _of_supervisions(recordings: Path, supervisions: Path, notes: Notes) -> Iter
     for where, row in manifests.rows(supervisions):
         name = entries.need(row, "recording_id", where)
         if name not in known:
-            key = entries.word(row.get("id"))
+            key = entries.word(entries.need(row, "id", where))
             yield LeftOut(where, key, f"{recordings} has no recording '{name}'")
             continue
         used.add(name)
@@ -133,8 +129,9 @@ def _of_supervision(
 ) -> Item:
     key = entries.word(entries.need(supervision, "id", where))
     recording = cut.get("recording")
-    if recording is None:
+    if not isinstance(recording, dict):
         return LeftOut(where, key, "the cut has no recording, only features")
+    name = entries.word(entries.need(recording, "id", where))
     begin, end = _stretch(where, supervision)
     if begin < -audio.SLACK or end > cut["duration"] + audio.SLACK:
         return LeftOut(
@@ -159,7 +156,7 @@ def _of_supervision(
         text=entries.transcript(supervision["text"], where, notes),
         speaker=entries.speaker(supervision.get("speaker")),
         labels=_labels(cut, supervision, notes),
-        recording=entries.word(recording["id"]),
+        recording=name,
         start=first,
         duration=end - max(begin, 0.0),
         length=None if length is None else float(length),
@@ -191,14 +188,14 @@ def _in_files(folders: Sequence[Path]) -> Finder:
     def find(where: str, recording: dict, cut: Mapping) -> tuple[str, int | None]:
         source, channel = _source(recording, cut["channel"])
         if source.get("type") != "file":
-            raise Unusable(
+            raise UserError(
                 f"the audio is of type '{source.get('type')}', expected a file; let lhotse write "
                 "it by `cuts.save_audios` or `cuts.to_shar`"
             )
-        path = entries.located(str(source["source"]), folders)
+        path = entries.located(str(source.get("source", "")), folders)
         factor = _speed(recording)
         if factor != 1 and channel is not None:
-            raise Unusable("one channel of several at another speed is not supported")
+            raise UserError("one channel of several at another speed is not supported")
         return (path if factor == 1 else audio.speed_command(path, factor)), channel
 
     return find
@@ -217,7 +214,7 @@ def _in_archive(archive: Path) -> Finder:
             )
         member = places.get(str(cut["id"]))
         if member is None or member.name.endswith(".nodata"):
-            raise Unusable(f"{archive} has no audio of the cut '{cut['id']}'")
+            raise UserError(f"{archive} has no audio of the cut '{cut['id']}'")
         return member.reference, _source(recording, cut["channel"])[1]
 
     return find
@@ -226,25 +223,25 @@ def _in_archive(archive: Path) -> Finder:
 def _source(recording: Mapping, channel: object) -> tuple[Mapping, int | None]:
     """The source of a channel, and its place among those of the file; None: it is the only one."""
     if not isinstance(channel, int):
-        raise Unusable(f"it is of the channels {channel}, expected one")
+        raise UserError(f"it is of the channels {channel}, expected one")
     for source in recording.get("sources") or []:
         channels = source.get("channels") or [0]
         if channel in channels:
             return source, None if len(channels) == 1 else channels.index(channel)
-    raise Unusable(f"the recording '{recording['id']}' has no channel {channel}")
+    raise UserError(f"the recording '{recording['id']}' has no channel {channel}")
 
 
 def _speed(recording: Mapping) -> float:
-    """The factor of a recording's speed. Raises `Unusable` for other transformations."""
+    """The factor of a recording's speed. Raises `UserError` for other transformations."""
     factor = 1.0
     for transform in recording.get("transforms") or []:
         name, options = transform.get("name"), transform.get("kwargs") or {}
         if name == "Speed" and factor == 1:
-            factor = float(options["factor"])
+            factor = float(options.get("factor", 1))
         elif name == "Resample" and _keeps_speech(options):
             pass  # asrtool resamples the original to data.fbank.rate
         else:
-            raise Unusable(
+            raise UserError(
                 f"lhotse transforms the audio by {name}; let it write the result by "
                 "`cuts.save_audios`, or augment in training"
             )
@@ -252,4 +249,5 @@ def _speed(recording: Mapping) -> float:
 
 
 def _keeps_speech(options: Mapping) -> bool:
-    return options["target_sampling_rate"] >= min(options["source_sampling_rate"], NARROW)
+    source, target = (options.get(f"{name}_sampling_rate", 0) for name in ("source", "target"))
+    return target >= min(source, NARROW)

@@ -74,8 +74,8 @@ def _at_first(name: str) -> tuple[str, str]:
 
 
 def _at_last(name: str) -> tuple[str, str]:
-    stem, _, kind = name.rpartition(".")
-    return stem, kind
+    stem, kind = os.path.splitext(name)
+    return stem, kind.removeprefix(".")
 
 
 def _of_tars(
@@ -103,9 +103,8 @@ def _entry(sample: tars.Sample, fields: Mapping[str, str], notes: Notes) -> Item
         wanted = f"a .json with '{names['text']}'"
         wanted = wanted if "text" in fields else f".txt, nor {wanted}"
         return LeftOut(sample.where, key, f"it has no transcript: no {wanted}")
-    # `duration` is measured
-    rest = {name: value for name, value in facts.items() if name not in names.values()}
-    rest.pop("duration", None)
+    known = {*names.values(), "duration"}  # which is measured
+    rest = {k.removeprefix("utt2"): value for k, value in facts.items() if k not in known}
     return Entry(
         where=found.where,
         id=key,

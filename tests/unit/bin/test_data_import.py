@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -145,3 +146,15 @@ def test_a_stopped_training_on_it_ends_with_the_same_weights(
     stopped = run(tmp_path / "stopped")
     assert whole.keys() == stopped.keys()
     assert all((whole[key] == stopped[key]).all() for key in whole)
+
+
+# -- documents --------------------------------------------------------------
+
+PAGE = Path(__file__).parents[3] / "docs" / "data.md"
+
+
+def test_the_page_has_a_command_for_each_format() -> None:
+    """tests/recipes/test_documents.py runs those that need no other package."""
+    printed = re.findall(r"^\|[^|]+\| `asrtool (data import [^`]+)`", PAGE.read_text("utf-8"), re.M)
+    parsed = [data.parse(shlex.split(command)[1:]) for command in printed]
+    assert [args.kind for args in parsed] == list(data.KINDS)
