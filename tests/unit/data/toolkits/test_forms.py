@@ -55,6 +55,14 @@ def test_audio_is_written_to_files_where_asked(form: str, tmp_path: Path) -> Non
         assert row.text == one.text
 
 
+def test_labels_with_the_name_of_another_key_of_the_json_come_back(tmp_path: Path) -> None:
+    spoken = forms.corpus(3)
+    for one in spoken.values():
+        one.labels |= {"id": "x", "speaker": "y"}
+    folder = forms.take(forms.own_shards("webdataset", tmp_path / "from", spoken), tmp_path / "set")
+    assert [row.labels for row in datadir.read(folder)] == [one.labels for one in spoken.values()]
+
+
 def made(folder: Path, tokenizer: tokenizers.Tokenizer) -> StepLoader:
     config = DataConfig(
         input="waveform",
