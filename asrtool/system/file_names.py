@@ -22,9 +22,7 @@ def of(name: str, suffix: str = "", prefix: str = "", more: str = "") -> str:
     the backslash and `:*?"<>|` are encoded, and the characters of `more`. A leading full stop is
     encoded too.
     """
-    pieces = [
-        _encoded(character) if character in more else _piece(character) for character in name
-    ]
+    pieces = [_encoded(character) if character in more else _piece(character) for character in name]
     if pieces and (name.startswith(".") or RESERVED.fullmatch(name)):
         pieces[0] = _encoded(name[0])
     # a lone % is the empty id: any other % is followed by digits
