@@ -57,6 +57,9 @@ class AsrModel(Model):
         return heads
 
     def forward(self, batch: Batch) -> ModelOutput:
+        for module in self.modules():
+            if hasattr(module, "longest_text"):  # of key frames: the text bounds their number
+                module.longest_text = batch.targets.data.shape[1]
         encoded = self.encode(batch.inputs)
         return ModelOutput(
             encoder=encoded,

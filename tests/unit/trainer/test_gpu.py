@@ -96,6 +96,8 @@ def test_the_clock_counts_what_the_gpu_does():
         big = big @ big / 64
     clock.lap("forward")
     clock.lap("wait")
+    assert "wait" not in clock.seconds()  # it does not wait for the GPU
+    torch.cuda.synchronize()
     seconds = clock.seconds()
     assert seconds["forward"] > 100 * seconds["wait"] >= 0
 
