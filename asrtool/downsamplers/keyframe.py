@@ -91,8 +91,6 @@ class Keyframe(StreamingDownsampler):
     """
 
     factor = 1
-    # tokens of the longest text of the batch, set by the model in training
-    longest_text: int | None = None
 
     def __init__(self, config: KeyframeConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()

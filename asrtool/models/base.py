@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from asrtool.downsamplers import Downsampler
 from asrtool.encoders import Encoder
 from asrtool.heads import HEADS, Search, names_of, ranked
 from asrtool.registry import Registry, UnknownName
@@ -58,7 +59,7 @@ class AsrModel(Model):
 
     def forward(self, batch: Batch) -> ModelOutput:
         for module in self.modules():
-            if hasattr(module, "longest_text"):  # of key frames: the text bounds their number
+            if isinstance(module, Downsampler):
                 module.longest_text = batch.targets.data.shape[1]
         encoded = self.encode(batch.inputs)
         return ModelOutput(
