@@ -34,6 +34,7 @@ FRAMES = {
     "ctc": ("ctc", {}),
     "focal": ("focal_ctc", {}),
     "weighted": ("ctc", {"class_weights": "inverse_frequency", "class_weighting": "utterance"}),
+    "regular": ("ctc", {"repeat_penalty": 0.1, "longest_run": 2}),
     "aligned": ("axe", {}),
     "til": ("til", {}),
 }
