@@ -7,7 +7,7 @@ tokens, F mel bins, D width, V vocabulary with blank 0, A accents, H heads, L la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -15,6 +15,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
+
+
+def on_host(values: Tensor) -> Tensor | None:
+    """The same numbers on the CPU, where they are known; None where only the device knows them.
+
+    Reading a tensor from a GPU waits until the GPU has computed everything before it. Lengths,
+    tokens and labels of a batch come from the host: `sent` keeps its copy beside the device's, and
+    `both` computes with either. So what must be decided by such numbers is decided without waiting.
+    """
+    return values if values.device.type == "cpu" else getattr(values, "_on_host", None)
+
+
+def sent(values: Tensor, device: torch.device | str, non_blocking: bool = False) -> Tensor:
+    """`values.to(device)`, of which `on_host` knows what it knows of `values`."""
+    return _known(values.to(device, non_blocking=non_blocking), on_host(values))
+
+
+def both(how: Callable[..., Tensor], *lengths: Tensor) -> Tensor:
+    """how(*lengths), computed on the host too if all `lengths` are known there."""
+    known = [on_host(values) for values in lengths]
+    if any(values is None for values in known) or lengths[0].device.type == "cpu":
+        return how(*lengths)
+    return _known(how(*lengths), how(*known))
+
+
+def _known(values: Tensor, host: Tensor | None) -> Tensor:
+    # An attribute of the tensor, so that it goes wherever the tensor goes: `Padded(x, lengths)`
+    # with the lengths of another sequence needs no thought of it.
+    if host is not None and values is not host:
+        values._on_host = host
+    return values
 
 
 class Padded(NamedTuple):
@@ -47,7 +78,7 @@ class Padded(NamedTuple):
         """Rows of tokens (B, U) with `value` appended to each: (B, U + 1)."""
         # Rows are of different length: `value` overwrites the first padding of each.
         data = pad(self.data, (0, 1)).scatter(1, self.lengths[:, None], value)
-        return Padded(data, self.lengths + 1)
+        return Padded(data, both(lambda lengths: lengths + 1, self.lengths))
 
     def unpad(self) -> list[Tensor]:
         return [row[:length] for row, length in zip(self.data, self.lengths.tolist(), strict=True)]
@@ -66,10 +97,11 @@ class Padded(NamedTuple):
         return Padded(torch.cat(parts), torch.cat([self.lengths, other.lengths]))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Padded:
-        return Padded(
-            self.data.to(device, non_blocking=non_blocking),
-            self.lengths.to(device, non_blocking=non_blocking),
-        )
+        """On a device; `on_host` knows the lengths there, and whole numbers such as tokens."""
+        data = self.data.to(device, non_blocking=non_blocking)
+        if not self.data.is_floating_point():
+            data = _known(data, on_host(self.data))
+        return Padded(data, sent(self.lengths, device, non_blocking))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +150,7 @@ class Batch:
             self,
             inputs=self.inputs.to(device, non_blocking),
             targets=self.targets.to(device, non_blocking),
-            labels={
-                name: value.to(device, non_blocking=non_blocking)
-                for name, value in self.labels.items()
-            },
+            labels={name: sent(value, device, non_blocking) for name, value in self.labels.items()},
         )
 
     def pin_memory(self) -> Batch:
@@ -197,13 +226,13 @@ class ModelOutput:
 @dataclass(frozen=True, kw_only=True)
 class LossReport:
     """total (): weighted sum over the utterances; terms: name -> (B,), unweighted, 0 for skipped
-    utterances.
+    utterances; skipped (B,) bool: utterances without a finite loss (CTC: fewer frames than
+    tokens).
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
-    # ids of utterances without a finite loss (CTC: fewer frames than tokens)
-    skipped: tuple[str, ...] = ()
+    skipped: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

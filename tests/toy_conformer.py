@@ -51,8 +51,7 @@ def double_precision() -> Iterator[None]:
         Tensor.float = single
 
 
-def gradient(shares: list[list[list[int]]], rank: int = 0) -> dict[str, Tensor]:
-    """Of the utterances that `shares` deals to ranks and micro-batches."""
+def stepper(device: torch.device) -> Stepper:
     torch.manual_seed(0)
     encoder = ConformerConfig(num_layers=3, dim=64, num_heads=4, ffn_dim=128, kernel=7, dropout=0.0)
     decoder = TransformerDecoderConfig(num_layers=2, num_heads=4, ffn_dim=128, dropout=0.0)
@@ -67,17 +66,23 @@ def gradient(shares: list[list[list[int]]], rank: int = 0) -> dict[str, Tensor]:
     losses = {name: LOSSES.build(config, eos=VOCABULARY - 1) for name, config in configs.items()}
     objective = Objective(losses, {name: config.weight for name, config in configs.items()})
     config = AdamWConfig(lr=1e-3, clip=float("inf"), betas=(0.5, 0.9))
-    device = torch.device("cpu")
-    stepper = Stepper(
-        config, model, objective, planned=1, precision="float32", device=device, seed=0
-    )
+    return Stepper(config, model, objective, planned=1, precision="float32", device=device, seed=0)
+
+
+def step(shares: list[list[list[int]]], rank: int = 0) -> ToyStep:
+    """The utterances that `shares` deals to ranks and micro-batches."""
     count = sum(len(group) for share in shares for group in share)
     batches = [batch(group) for group in shares[rank]]
-    stepper.update(ToyStep(count=count, batches=batches, epoch=0, index=0, last=False), 1)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return ToyStep(count=count, batches=batches, epoch=0, index=0, last=False)
+
+
+def gradient(shares: list[list[list[int]]], rank: int = 0) -> dict[str, Tensor]:
+    ours = stepper(torch.device("cpu"))
+    ours.update(step(shares, rank), 1)
+    names = {id(parameter): name for name, parameter in ours.model.named_parameters()}
     return {
         names[id(parameter)]: 2 * state["exp_avg"]
-        for parameter, state in stepper.optimizer.state.items()
+        for parameter, state in ours.optimizer.state.items()
     }
 
 

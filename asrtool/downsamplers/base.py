@@ -17,6 +17,8 @@ class Downsampler(nn.Module):
     """
 
     factor: int  # input frames per output frame; 1 if it depends on the data
+    # tokens of the longest text of the batch, which the model sets in training; None: unknown
+    longest_text: int | None = None
     uniform: bool = False  # output positions are every `factor`-th input position, without gaps
 
     def forward(self, inputs: Padded, positions: Tensor | None = None) -> DownsamplerOutput:

@@ -18,7 +18,7 @@ from torch.nn.functional import pad, relu
 
 from asrtool.downsamplers.base import DOWNSAMPLERS, Downsampler
 from asrtool.registry import bounded
-from asrtool.types import DownsamplerOutput, Padded
+from asrtool.types import DownsamplerOutput, Padded, both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ def whole_blocks(inputs: Padded, rate: int, more: int = 0) -> Padded:
     # -T % rate frames complete the last block; `more` is what a kernel longer than the rate reads
     # beyond it
     x = pad(x, (0, 0, 0, -x.shape[1] % rate + more))
-    return Padded(x, (inputs.lengths + rate - 1).div(rate, rounding_mode="floor"))
+    lengths = both(lambda n: (n + rate - 1).div(rate, rounding_mode="floor"), inputs.lengths)
+    return Padded(x, lengths)
 
 
 def block_positions(inputs: Padded, positions: Tensor | None, rate: int) -> Tensor:

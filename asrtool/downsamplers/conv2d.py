@@ -14,7 +14,7 @@ from asrtool.nn.convolution import continue_from
 from asrtool.nn.masks import valid_mask
 from asrtool.nn.rows import PerRow
 from asrtool.registry import bounded
-from asrtool.types import DownsamplerOutput, Padded
+from asrtool.types import DownsamplerOutput, Padded, both
 
 # factor -> strides over time of the convolutions; over frequency every stride is 2
 _STRIDES = {2: (2, 1), 4: (2, 2), 6: (2, 3), 8: (2, 2, 2)}
@@ -100,7 +100,7 @@ class Conv2d(StreamingDownsampler):
             elif self.causal:
                 x = pad(x, (0, 0, layer.kernel_size[0] - 1, 0))
             x = layer(x)
-            lengths = (lengths + layer.stride[0] - 1) // layer.stride[0]
+            lengths = both(lambda n, stride=layer.stride[0]: (n + stride - 1) // stride, lengths)
             # The convolution adds its bias in the padding too. Zero it again, so that the next one
             # sees what it would see at the end of a single utterance.
             x = relu_(x.mul_(valid_mask(lengths, x.shape[2])[:, None, :, None].to(x.dtype)))

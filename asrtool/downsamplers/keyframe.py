@@ -16,7 +16,14 @@ loss on `inter_ctc` trains the head. Kept frames keep their positions. Fusion in
 
 The paper speaks of weights over a frame and its two neighbours, and gives no formula. Here, the
 first three start near h_t. A neighbour outside the utterance has no weight; `concat` takes the
-frame itself instead. An utterance without a key frame keeps its frame 0. The paper's fusion looks
+frame itself instead. An utterance without a key frame keeps its frame 0.
+
+How many frames are kept is known after the encoder's first layers only, and asking a GPU for it
+would stop the training step there. So in training on one, at most `ROOM` times as many frames stay
+as the longest text of the batch has tokens (a trained head finds about one for each): of more,
+evenly spread ones do, and the tap `overflow` counts the others. Recognition keeps all.
+
+The paper's fusion looks
 one frame ahead. `causal: true` fuses t - radius ... t, and always keeps frame 0, because only at
 its end is it known whether an utterance has a key frame.
 """
@@ -33,12 +40,13 @@ from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import continue_from
 from asrtool.nn.rows import PerRow
 from asrtool.registry import bounded
-from asrtool.types import DownsamplerOutput, Padded
+from asrtool.types import DownsamplerOutput, Padded, on_host
 
 # initial b_0 of `attention`: the frame itself has e^2 = 7.4 times the weight of a neighbour
 CENTRE_BIAS = 2.0
 CENTRE_WEIGHT = 0.8  # initial w_0 of `weighted`
 BLANK = 0
+ROOM = 3  # kept frames for each token of the longest text, where their number is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +86,8 @@ class KeyframeCache(PerRow):
 class Keyframe(StreamingDownsampler):
     """Frames (B, T, D_in) -> (B, M, D_out), M: the largest number of frames that a row keeps.
 
-    Taps, both with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1
-    at a key frame.
+    Taps with the lengths of the input: `inter_ctc` (B, T, V) logits; `key_frames` (B, T), 1 at a
+    key frame. In training, `overflow` (B, 1): the number of frames left out for lack of room.
     """
 
     factor = 1
@@ -119,7 +127,8 @@ class Keyframe(StreamingDownsampler):
         key = run_starts(tokens) & valid
         # at (B, M): indices of the kept frames, padded with 0. M is at least 1, because the layers
         # need a frame to run on; if a row keeps none, its count of 0 masks that frame.
-        at, counts = indices_of(self._kept(key, valid, cache.seen), least=1)
+        kept = self._kept(key, valid, cache.seen)
+        at, counts = indices_of(kept, least=1, most=self._room(kept))
         at = at.clamp(min=0)
         # (B, radius + T, D): after the cached frames, frame t of this piece is at t + radius
         joined, history = continue_from(x, cache.frames.to(x.dtype), lengths)
@@ -134,8 +143,19 @@ class Keyframe(StreamingDownsampler):
             "inter_ctc": Padded(logits, lengths),
             "key_frames": Padded(key.to(x.dtype), lengths),
         }
+        if self.training:
+            overflow = kept.sum(dim=1, keepdim=True) - counts[:, None]
+            taps["overflow"] = Padded(overflow.to(x.dtype), torch.ones_like(counts))
         output = DownsamplerOutput(frames=frames, positions=positions.gather(1, at), taps=taps)
         return output, KeyframeCache(history, known, last, cache.seen + lengths)
+
+    def _room(self, kept: Tensor) -> int | None:
+        """The number of columns for kept frames (B, T); None: as many as there are."""
+        if kept.device.type == "cpu" or not self.training or self.longest_text is None:
+            return None
+        if not self.config.drop:
+            return kept.shape[1]
+        return min(kept.shape[1], ROOM * (self.longest_text + 1) * self.config.keep)
 
     def _kept(self, key: Tensor, valid: Tensor, seen: Tensor) -> Tensor:
         """key, valid (B, T) bool, seen (B,): frames before them -> the frames to keep (B, T)."""
@@ -181,7 +201,9 @@ class FrameFusion(nn.Module):
         """frames (B, S, D), valid (B, S), at (B, M): indices of the frames to fuse -> (B, M, D)."""
         # index (B, M, n): the n neighbours of each frame; exists: whether a neighbour is a valid
         # frame. One that is not gets no weight, and for `concat` is replaced by the frame itself.
-        index = at[:, :, None] + torch.tensor(self.offsets, device=at.device)
+        index = at[:, :, None] + torch.arange(
+            self.offsets[0], self.offsets[-1] + 1, device=at.device
+        )
         inside = index.clamp(0, frames.shape[1] - 1)
         exists = valid.gather(1, inside.flatten(1)).view_as(inside) & (inside == index)
         # also in the padding of `at`: softmax over no neighbour would be NaN
@@ -209,9 +231,10 @@ def select_keyframes(ids: Tensor, lengths: Tensor, blank: int = 0) -> tuple[Tens
     if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
         shapes = f"{tuple(ids.shape)} and {tuple(lengths.shape)}"
         raise ValueError(f"select_keyframes: expected ids (B, T) and lengths (B,), got {shapes}")
-    if len(lengths) and not bool(((lengths >= 0) & (lengths <= ids.shape[1])).all()):
+    known = on_host(lengths)
+    if known is not None and not bool(((known >= 0) & (known <= ids.shape[1])).all()):
         raise ValueError(
-            f"select_keyframes: lengths {lengths.tolist()} do not fit {ids.shape[1]} frames"
+            f"select_keyframes: lengths {known.tolist()} do not fit {ids.shape[1]} frames"
         )
     valid = Padded(ids, lengths.to(ids.device)).mask
     before = torch.full_like(ids[:, :1] if ids.shape[1] else lengths[:, None], blank)
@@ -238,19 +261,28 @@ def widened(kept: Tensor, size: int) -> Tensor:
     return torch.stack([around[:, shift : shift + frames] for shift in range(size)]).any(dim=0)
 
 
-def indices_of(kept: Tensor, least: int = 0) -> tuple[Tensor, Tensor]:
+def indices_of(kept: Tensor, least: int = 0, most: int | None = None) -> tuple[Tensor, Tensor]:
     """kept (B, T) bool -> indices (B, M) in order, padded with -1, and counts (B,).
 
-    M is the largest count, but at least `least`.
+    M is the largest count, but at least `least`. With `most`, M is that: of a row that has more,
+    evenly spread ones are kept. Without it, a GPU is waited for.
     """
     counts = kept.sum(dim=1)
-    most = max(int(counts.max()) if len(counts) else 0, least)
+    rank = kept.cumsum(dim=1)  # 1 ... count
+    if most is None:
+        most = max(int(counts.max()) if len(counts) else 0, least)
+    else:
+        most = max(most, least)
+        # of n > M frames, number r stays if r M / n reaches another whole number than (r - 1) M / n
+        more = counts.clamp(min=most)[:, None]
+        kept = kept & (rank * most // more > (rank - 1) * most // more)
+        rank, counts = kept.cumsum(dim=1), counts.clamp(max=most)
     # a scatter instead of a loop over rows: each kept frame writes its index to column `rank`, all
     # others to column `most`, which is cut off
-    rank = torch.where(kept, kept.cumsum(dim=1) - 1, most)
-    steps = torch.arange(kept.shape[1], device=kept.device).expand_as(rank)
+    column = torch.where(kept, rank - 1, most)
+    steps = torch.arange(kept.shape[1], device=kept.device).expand_as(column)
     indices = torch.full((len(kept), most + 1), -1, device=kept.device)
-    return indices.scatter_(1, rank, steps)[:, :most], counts
+    return indices.scatter_(1, column, steps)[:, :most], counts
 
 
 def take(frames: Tensor, at: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
 from asrtool.nn.convolution import ConvolutionModule
 from asrtool.nn.rows import PerRow
 from asrtool.registry import bounded
-from asrtool.types import DownsamplerOutput, Padded
+from asrtool.types import DownsamplerOutput, Padded, both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class StridedConv(StreamingDownsampler):
         sums = counted.unfold(1, self.factor, self.factor).sum(dim=-1)  # (B, S, D + 1)
         y, history = self.convolution(self.norm(x), valid, cache and cache.convolution)
         data = self.out_proj(sums[..., :-1] / sums[..., -1:].clamp(min=1) + y)
-        lengths = (inputs.lengths + self.factor - 1) // self.factor
+        lengths = both(lambda n: (n + self.factor - 1) // self.factor, inputs.lengths)
         kept = Padded(data, lengths)
         kept = Padded(data.masked_fill(~kept.mask[:, :, None], 0), lengths)
         emitted = 0 if cache is None else cache.emitted[:, None]

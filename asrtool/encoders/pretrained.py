@@ -33,7 +33,7 @@ from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import span_mask, valid_mask
 from asrtool.registry import OMIT, bounded
 from asrtool.tuning import EncoderTuning
-from asrtool.types import EncoderOutput, Padded
+from asrtool.types import EncoderOutput, Padded, on_host
 
 HALF = torch.finfo(torch.float16)
 RATE_TOLERANCE = 1e-6  # relative; a frame shift of 1 / rate is not exact in binary
@@ -288,7 +288,10 @@ def longest(lengths: Tensor, size: int) -> int:
     """The length of the longest row; `size`, that of all with padding, in an exported graph, whose
     shapes cannot depend on numbers.
     """
-    return size if torch.compiler.is_compiling() else int(lengths.max())
+    if torch.compiler.is_compiling():
+        return size
+    known = on_host(lengths)
+    return int((lengths if known is None else known).max())
 
 
 def visible_keys(lengths: Tensor, size: int) -> Tensor | None:
@@ -296,10 +299,10 @@ def visible_keys(lengths: Tensor, size: int) -> Tensor | None:
 
     An empty row sees its first frame: softmax over no key would be NaN.
     """
-    # Attention is faster without a mask. On a GPU, asking whether there is padding would wait for
-    # the device, and an exported graph cannot depend on the answer.
-    waits = lengths.device.type != "cpu" or torch.compiler.is_compiling()
-    if not waits and bool((lengths >= size).all()):
+    # Attention is faster without a mask. An exported graph cannot depend on whether there is
+    # padding.
+    known = None if torch.compiler.is_compiling() else on_host(lengths)
+    if known is not None and bool((known >= size).all()):
         return None
     return valid_mask(lengths.clamp(min=1), size)
 

@@ -39,7 +39,7 @@ from asrtool.encoders.pretrained import (
     visible_keys,
 )
 from asrtool.nn.masks import valid_mask
-from asrtool.types import Padded
+from asrtool.types import Padded, both
 
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # of models from scratch
@@ -130,18 +130,19 @@ class SslEncoder(PretrainedEncoder):
         """Samples (B, T) -> frames (B, S, C) of the strided convolutions."""
         x = samples.data[:, None]
         # utterances shorter than one frame are padded to it; empty ones get length 0 at the end
-        lengths = samples.lengths.clamp(min=self._field)
+        lengths = both(lambda n: n.clamp(min=self._field), samples.lengths)
         for layer, (kernel, stride) in zip(
             self.model.feature_extractor.conv_layers, self._steps, strict=True
         ):
-            lengths = (lengths - kernel) // stride + 1
+            lengths = both(lambda n, k=kernel, s=stride: (n - k) // s + 1, lengths)
             # base models normalise each channel over time after the first convolution: over valid
             # frames alone, unlike in `transformers`
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
                 x = layer.activation(_norm_over_time(layer.conv(x), lengths, layer.layer_norm))
             else:
                 x = layer(x)
-        return Padded(x.transpose(1, 2), lengths.masked_fill(samples.lengths == 0, 0))
+        lengths = both(lambda n, given: n.masked_fill(given == 0, 0), lengths, samples.lengths)
+        return Padded(x.transpose(1, 2), lengths)
 
     def _layers(self, frames: Padded) -> list[Tensor]:
         x, lengths = frames

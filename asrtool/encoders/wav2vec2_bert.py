@@ -28,7 +28,7 @@ from asrtool.encoders.pretrained import (
 from asrtool.nn.masks import valid_mask
 from asrtool.registry import OMIT
 from asrtool.tuning import EncoderTuning
-from asrtool.types import Padded
+from asrtool.types import Padded, both
 
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # of models from scratch
@@ -82,7 +82,7 @@ class Wav2vec2Bert(PretrainedEncoder):
     def features(self, inputs: Padded) -> Padded:
         """Samples (B, T) -> pairs of normalised frames (B, S, 160), 0 in the padding."""
         least = WINDOW + HOP  # samples of a pair
-        lengths = inputs.lengths.clamp(min=least)
+        lengths = both(lambda n: n.clamp(min=least), inputs.lengths)
         x = inputs.data.masked_fill(~inputs.mask, 0) * SCALE
         # an exported graph cannot decide by the number of samples
         graph = torch.compiler.is_compiling()
@@ -93,7 +93,7 @@ class Wav2vec2Bert(PretrainedEncoder):
         before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
         spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, FFT)
         power = (spectrum.abs().square() @ self.filters).clamp(min=LEAST)
-        counts = (lengths - WINDOW) // HOP + 1
+        counts = both(lambda n: (n - WINDOW) // HOP + 1, lengths)
         outside = ~valid_mask(counts, power.shape[1])[:, :, None]
         # (B, N, 80), 0 in the padding at every step, so that plain sums are sums over valid frames
         x = power.log().masked_fill(outside, 0)
@@ -103,7 +103,8 @@ class Wav2vec2Bert(PretrainedEncoder):
         variance = x.square().sum(1, keepdim=True) / (count - 1)
         x = x / (variance + VARIANCE_FLOOR).sqrt()
         pairs = x[:, : x.shape[1] // PAIR * PAIR].unflatten(1, (-1, PAIR)).flatten(2)
-        return Padded(pairs, (counts // PAIR).masked_fill(inputs.lengths == 0, 0))
+        own = both(lambda n, given: (n // PAIR).masked_fill(given == 0, 0), counts, inputs.lengths)
+        return Padded(pairs, own)
 
     def _enter(self, inputs: Padded) -> Padded:
         with torch.autocast(inputs.data.device.type, enabled=False):  # powers span 16 decades

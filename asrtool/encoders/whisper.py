@@ -43,7 +43,7 @@ from asrtool.encoders.pretrained import (
     transformers,
     visible_keys,
 )
-from asrtool.types import Padded
+from asrtool.types import Padded, both
 
 # Shapes of the published encoders: _SHAPE and mel bins.
 _SHAPE = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
@@ -101,7 +101,7 @@ class Whisper(PretrainedEncoder):
         After these come the frames that the convolutions read there, or all up to 30 s.
         """
         lengths = inputs.lengths
-        counts = (lengths // HOP).clamp(min=1).masked_fill(lengths == 0, 0)
+        counts = both(lambda n: (n // HOP).clamp(min=1).masked_fill(n == 0, 0), lengths)
         most = self.most_frames
         size = most
         if not self.config.pad_to_30s:
@@ -130,11 +130,12 @@ class Whisper(PretrainedEncoder):
                 f"an utterance has {seconds:.1f} seconds: encoder {self.name} reads at most "
                 f"{self.max_seconds:g}; cut it into windows, or lower data.max_seconds in training"
             )
-        inputs = Padded(inputs.data[:, : min(samples, most)], inputs.lengths.clamp(max=most))
+        lengths = both(lambda n: n.clamp(max=most), inputs.lengths)
+        inputs = Padded(inputs.data[:, : min(samples, most)], lengths)
         with torch.autocast(inputs.data.device.type, enabled=False):  # powers span 16 decades
             mel, counts = self.log_mel(inputs)
         x = gelu(self.model.conv2(gelu(self.model.conv1(mel)))).transpose(1, 2)
-        lengths = (counts + 1) // 2
+        lengths = both(lambda n: (n + 1) // 2, counts)
         if not self.config.pad_to_30s:
             x = x[:, : max(1, longest(lengths, x.shape[1]))]
         x = x + self.model.embed_positions.weight[: x.shape[1]]

@@ -31,7 +31,7 @@ from torch import Tensor
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.class_weights import check_weights, label_weights
 from asrtool.registry import bounded
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput, Padded, on_host, sent
 
 EPSILON = 1e-6  # e
 
@@ -108,7 +108,8 @@ class AccentLoss(Loss):
         if not len(self.weights):  # no training utterance has the label
             return loss
         # a class beyond those of the training set has no utterance, so its weight does not matter
-        return loss * self.weights.to(loss)[truth.clamp(min=0, max=len(self.weights) - 1)]
+        self.weights = self.weights.to(loss, non_blocking=True)
+        return loss * self.weights[truth.clamp(min=0, max=len(self.weights) - 1)]
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
@@ -121,11 +122,11 @@ class AccentLoss(Loss):
         """(B,) class indices, -1 if unknown."""
         if self.label not in batch.labels:
             return logits.lengths.new_full((len(batch),), -1)
-        truth = batch.labels[self.label].to(logits.data.device)
-        classes = logits.data.shape[-1]
-        if len(truth) and int(truth.max()) >= classes:
+        truth = sent(batch.labels[self.label], logits.data.device, non_blocking=True)
+        known, classes = on_host(truth), logits.data.shape[-1]
+        if known is not None and len(known) and int(known.max()) >= classes:
             raise ValueError(
-                f"the label '{self.label}' has at least {int(truth.max()) + 1} values, but the "
+                f"the label '{self.label}' has at least {int(known.max()) + 1} values, but the "
                 f"model has {classes} classes; set model.encoder.accent.classes"
             )
         return truth

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss, check_sequences
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput, Padded, sent
 
 # cost of probability 0 while paths are compared, finite because inf - inf would be NaN
 IMPOSSIBLE = 1e9
@@ -92,7 +92,8 @@ def aligned_cross_entropy(
     log_probs are. Raises `ValueError` for shapes and lengths that do not fit.
     """
     lengths, targets, target_lengths = (
-        part.to(log_probs.device) for part in (lengths, targets, target_lengths)
+        sent(part, log_probs.device, non_blocking=True)
+        for part in (lengths, targets, target_lengths)
     )
     check_sequences("aligned cross entropy", log_probs, lengths, targets, target_lengths, blank)
     if not skip_penalty > 0:
@@ -129,50 +130,47 @@ def cheapest_path(frames: Padded, tokens: Padded, blank: int, skip_penalty: floa
     Ids in the padding of tokens must be within the vocabulary.
     """
     log_probs, lengths = frames
-    targets, target_lengths = tokens
+    targets, _ = tokens
     batch, num_tokens = targets.shape
+    if not num_tokens:
+        return Path(targets, targets.bool(), frames.mask)
     index = targets[:, None].expand(-1, log_probs.shape[1], -1)
     align = _costs(log_probs.gather(2, index).permute(2, 0, 1))  # (U, B, T), a_ij
     empty = _costs(log_probs[:, :, blank]).masked_fill(~frames.mask, 0.0)  # (B, T), e_j
     skip = skip_penalty * F.pad(align, (1, 0))  # (U, B, T + 1): column 0 is that of (1)
     skip[:, :, 0] = skip[:, :, 1:2].squeeze(2)
     # In terms of R, c_ij - E_j of (3) is the smaller of R[i-1, j-1] + a_ij - e_j (the first line of
-    # (2)) and R[i-1, j] + d a_ij (the third): E itself is never computed.
-    align = align - empty
-    rows = align.new_empty(num_tokens + 1, batch, skip.shape[2])  # R[i, j]
-    rows[0] = 0.0
-    best = torch.empty(skip.shape, dtype=torch.int64, device=skip.device)  # argument of (3)
+    # (2)) and R[i-1, j] + d a_ij (the third): E itself is never computed. From column j of a row,
+    # option 2 j leads to the same column of the next row (third line), option 2 j + 1 to the column
+    # after it (first line): in this order, one cumulative minimum over both is (3).
+    steps = torch.stack([skip, F.pad(align - empty, (0, 1), value=torch.inf)], 3)
+    options = align.new_empty(batch, skip.shape[2], 2)
+    least = align.new_zeros(batch, 2 * skip.shape[2])  # R[i, j] at 2 j
+    best = torch.empty(num_tokens, *least.shape, dtype=torch.int64, device=least.device)
     # Row i + 1 from row i, for all columns j of all utterances at once. An utterance with fewer
     # tokens computes rows that its path never enters.
     for i in range(num_tokens):
-        reached = rows[i] + skip[i]
-        torch.minimum(reached[:, 1:], rows[i][:, :-1] + align[i], out=reached[:, 1:])
-        torch.cummin(reached, 1, out=(rows[i + 1], best[i]))
-    # (U, B, T + 1): whether the first line of (2) is at most as expensive as the third; False in
-    # column 0, where there is no prediction
-    aligned = F.pad(rows[:-1, :, :-1] + align <= rows[:-1, :, 1:] + skip[:, :, 1:], (1, 0))
-    # (U, B, T + 1): the column of row i from which the path reaches each column of row i + 1. It
-    # goes back over blanks to the minimum, and one further if that prediction is the target's own.
-    before = best - aligned.gather(2, best).to(torch.int64)
-    # backtracking starts in column m, and stays there in the rows of the padding
-    column, columns = lengths.to(torch.int64)[:, None], []
-    exists = tokens.mask[:, :, None]
-    for i in reversed(range(num_tokens)):
-        columns.append(column)
-        column = torch.where(exists[:, i], before[i].gather(1, column), column)
-    if not columns:
-        return Path(targets, targets.bool(), frames.mask)
-    last = torch.stack(columns[::-1])  # (U, B, 1): the column where the path leaves row i + 1
-    chosen = best.gather(2, last)  # the same without the blanks at its end: the minimum's column
-    aligned_target = aligned.gather(2, chosen)[:, :, 0].T & tokens.mask
+        torch.add(least[:, ::2, None], steps[i], out=options)
+        torch.cummin(options.flatten(1), 1, out=(least, best[i]))
+    # (U, B, T + 1): the option by which the path reaches each column of row i + 1, and the column
+    # of row i that it comes from. In the rows of the padding, it stays where it is.
+    options = best[:, :, ::2]
+    columns = torch.arange(options.shape[2], device=best.device)
+    before = torch.where(tokens.mask.T[:, :, None], options >> 1, columns)
+    # backtracking starts in column m: the columns where the path leaves each row, the last first
+    left = [lengths.to(torch.int64)[:, None]]
+    for i in range(num_tokens - 1, 0, -1):
+        left.append(before[i].gather(1, left[-1]))
+    chosen = options.gather(2, torch.stack(left[::-1]))[:, :, 0].T  # (B, U)
+    aligned = (chosen & 1).bool() & tokens.mask
     # Columns count predictions from 1. A target skipped in column 0 has the cost of the first
     # prediction, as in (1).
-    predictions = (chosen[:, :, 0].T - 1).clamp(min=0)
+    predictions = (((chosen + 1) >> 1) - 1).clamp(min=0)
     # several targets may be scored by one prediction, of which at most one is aligned with it
     taken = torch.zeros_like(frames.mask, dtype=torch.int64).scatter_add(
-        1, predictions, aligned_target.to(torch.int64)
+        1, predictions, aligned.to(torch.int64)
     )
-    return Path(predictions, aligned_target, frames.mask & (taken == 0))
+    return Path(predictions, aligned, frames.mask & (taken == 0))
 
 
 def _costs(log_probs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asrtool.registry import Registry
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput, Padded, on_host
 
 
 class Loss:
@@ -61,6 +61,10 @@ class Loss:
         """name -> (B,) without gradient, for each name of `monitors`."""
         return {}
 
+    def measured(self, outputs: ModelOutput, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss and `monitor`; overridden where both need the same intermediate results."""
+        return self(outputs, batch), self.monitor(outputs, batch)
+
 
 LOSSES: Registry[Loss] = Registry("loss")
 
@@ -73,7 +77,10 @@ def check_sequences(
     target_lengths: Tensor,
     blank: int,
 ) -> None:
-    """Raise `ValueError` if the arguments of a loss over frames and tokens do not fit."""
+    """Raise `ValueError` if the arguments of a loss over frames and tokens do not fit.
+
+    Lengths and tokens that only a GPU knows are not looked at, which would wait for it.
+    """
     if log_probs.dim() != 3 or targets.dim() != 2 or len(targets) != len(log_probs):
         shapes = f"{tuple(log_probs.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"{name}: expected log_probs (B, T, V) and targets (B, U), got {shapes}")
@@ -90,9 +97,18 @@ def check_sequences(
             raise ValueError(
                 f"{name}: {argument} must have shape ({len(log_probs)},), got {tuple(values.shape)}"
             )
-        if len(values) and not bool(((values >= 0) & (values <= size)).all()):
-            raise ValueError(f"{name}: {argument} {values.tolist()} must lie between 0 and {size}")
+        check_range(values, size, f"{name}: {argument}")
+    tokens, numbers = on_host(targets), on_host(target_lengths)
+    if tokens is None or numbers is None:
+        return
     # ids in the padding are never read, so any number is legal there
-    inside = (targets >= 0) & (targets < log_probs.shape[2])
-    if not bool((inside | ~Padded(targets, target_lengths).mask).all()):
+    inside = (tokens >= 0) & (tokens < log_probs.shape[2])
+    if not bool((inside | ~Padded(tokens, numbers).mask).all()):
         raise ValueError(f"{name}: targets hold ids outside the vocabulary of {log_probs.shape[2]}")
+
+
+def check_range(values: Tensor, most: int, what: str) -> None:
+    """Raise `ValueError` unless all values (B,), where the host knows them, are 0 to `most`."""
+    known = on_host(values)
+    if known is not None and not bool(((known >= 0) & (known <= most)).all()):
+        raise ValueError(f"{what} {known.tolist()} must lie between 0 and {most}")

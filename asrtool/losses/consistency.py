@@ -25,7 +25,7 @@ from torch import Tensor
 
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.registry import bounded
-from asrtool.types import Batch, ModelOutput
+from asrtool.types import Batch, ModelOutput, on_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,12 @@ def consistency(logits: Tensor, lengths: Tensor, ids: Sequence[str] = ()) -> Ten
     """
     if len(logits) % 2:
         raise ValueError(f"consistency: {len(logits)} rows are not two views of each utterance")
-    if logits.device.type == "cpu":  # elsewhere the comparison would wait for the device
-        uneven = (lengths[::2] != lengths[1::2]).nonzero().flatten().tolist()
+    known = on_host(lengths)
+    if known is not None:
+        uneven = (known[::2] != known[1::2]).nonzero().flatten().tolist()
         if uneven:
             name = f" ({ids[2 * uneven[0]]})" if ids else ""
-            first, second = lengths[2 * uneven[0] :][:2].tolist()
+            first, second = known[2 * uneven[0] :][:2].tolist()
             raise ValueError(
                 f"consistency: the views of an utterance{name} have {first} and {second} frames; "
                 "behind key frames they differ, so `input` must name a head in front of them"

@@ -37,7 +37,7 @@ from asrtool.losses.class_weights import (
     utterance_weights,
 )
 from asrtool.registry import bounded
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput, Padded, on_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class CtcLoss(Loss):
         self.config = config
         self.weights: Tensor | None = None  # (V,) of the tokens
         if config.input == "inter_ctc":
-            self.monitors = ("key_frames_per_token", "frame_reduction")
+            self.monitors = ("key_frames_per_token", "frame_reduction", "overflow")
 
     def count(self, counts: Sequence[int] | None) -> None:
         if self.config.class_weights != "none":
@@ -82,7 +82,6 @@ class CtcLoss(Loss):
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         logits, lengths = outputs.head(self.head)
         log_probs = logits.float().log_softmax(-1)
-        skipped = self.skipped(outputs, batch)
         if self.config.repeat_penalty or self.config.longest_run is not None:
             loss = blank_regularized_ctc(
                 log_probs,
@@ -99,19 +98,21 @@ class CtcLoss(Loss):
                 raise ValueError(
                     "loss ctc: class_weights need the counts of the tokens: call `count` first"
                 )
-            weights = self.weights.to(log_probs)
+            self.weights = self.weights.to(log_probs, non_blocking=True)
             if self.config.class_weighting == "utterance":
-                loss = loss * utterance_weights(weights, batch.targets)
+                loss = loss * utterance_weights(self.weights, batch.targets)
             else:
-                loss = reweighted(loss, log_probs, Padded(log_probs, lengths).mask, weights)
-        return loss.masked_fill(skipped, 0.0)
+                valid = Padded(log_probs, lengths).mask
+                loss = reweighted(loss, log_probs, valid, self.weights)
+        return loss.masked_fill(self.skipped(outputs, batch), 0.0)
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """`key_frames_per_token` and `frame_reduction` of an intermediate head, both (B,).
+        """`key_frames_per_token`, `frame_reduction` and `overflow` of an intermediate head, (B,).
 
         The first is the number of tokens on its best path, divided by that of the reference; it
         must be near 1 before the head can select frames. The second is the share of dropped frames.
+        The third is the number of frames dropped for lack of room (downsamplers/keyframe.py).
         """
         logits, lengths = outputs.head(self.head)
         # (B, S + 1): a leading blank, so that the first frame has a predecessor to compare with
@@ -121,10 +122,11 @@ class CtcLoss(Loss):
             & (best[:, 1:] != best[:, :-1])
             & outputs.head(self.head).mask
         )
-        frames = outputs.encoder.frames.lengths
+        frames, overflow = outputs.encoder.frames.lengths, outputs.encoder.taps.get("overflow")
         return {
             "key_frames_per_token": starts.sum(1) / batch.targets.lengths.clamp(min=1),
             "frame_reduction": 1 - frames / lengths.clamp(min=1),
+            "overflow": overflow.data.sum(1) if overflow else torch.zeros_like(lengths),
         }
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:
@@ -133,15 +135,31 @@ class CtcLoss(Loss):
 
 def ctc(log_probs: Tensor, lengths: Tensor, targets: Padded, blank: int) -> Tensor:
     """log_probs (B, S, V), lengths (B,) -> CTC losses (B,) in nats; 0 if no path exists."""
+    # torch reads lengths on the host: those of a GPU would be waited for
+    known, numbers = on_host(lengths), on_host(targets.lengths)
+    if known is None:
+        log_probs = ended(log_probs, lengths, blank)
+        known = torch.full(lengths.shape, log_probs.shape[1])
     return F.ctc_loss(
         log_probs.transpose(0, 1),
         targets.data,
-        lengths,
-        targets.lengths,
+        known,
+        targets.lengths if numbers is None else numbers,
         blank,
         reduction="none",
         zero_infinity=True,
     )
+
+
+def ended(log_probs: Tensor, lengths: Tensor, blank: int) -> Tensor:
+    """log_probs (B, S, V) with a sure blank in every frame after the lengths (B,).
+
+    All S frames then have the CTC loss that the first frames had: a path ends in its last token or
+    the blank after it, and from both the sure blanks lead to the end alone.
+    """
+    sure = torch.full_like(log_probs[0, 0], -torch.inf)
+    sure[blank] = 0.0
+    return torch.where(Padded(log_probs, lengths).mask[:, :, None], log_probs, sure)
 
 
 def frames_needed(targets: Padded) -> Tensor:

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from asrtool.losses.base import LOSSES, Loss
+from asrtool.losses.base import LOSSES, Loss, check_range
 from asrtool.registry import OMIT, bounded
 from asrtool.types import Batch, ModelOutput, Padded
 
@@ -87,9 +87,11 @@ class MatchingLoss(Loss):
         return (config.input, *PROJECTIONS) if config.projected else (config.input,)
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
+        speech, text = speech_and_text(outputs, self.config)
+        return self._distance(self.attention(outputs, speech, text), text, speech)
+
+    def _distance(self, weights: Tensor, text: Padded, speech: Padded) -> Tensor:
         config = self.config
-        speech, text = speech_and_text(outputs, config)
-        weights = self.attention(outputs, speech, text)
         return distance(weights, text, speech, config.mse, config.cosine, config.relative)
 
     def attention(self, outputs: ModelOutput, speech: Padded, text: Padded) -> Tensor:
@@ -111,21 +113,30 @@ class MatchingLoss(Loss):
 
     @torch.no_grad()
     def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
-        """Statistics of the attention, each (B,).
+        speech, text = speech_and_text(outputs, self.config)
+        return statistics(self.attention(outputs, speech, text), text, speech)
 
-        entropy: mean over tokens, in nats; 0 for a single row.
-        entropy_bound: log S, the entropy of uniform attention; 0 without text, like entropy.
-        monotonic: share of neighbouring tokens in order (`monotonic`); 0.5 is chance.
-        """
+    def measured(self, outputs: ModelOutput, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         speech, text = speech_and_text(outputs, self.config)
         weights = self.attention(outputs, speech, text)
-        entropy = torch.special.entr(weights).sum(2).masked_fill(~text.mask, 0)
-        bound = speech.lengths.clamp(min=1).to(entropy.dtype).log()
-        return {
-            "entropy": entropy.sum(1) / text.lengths.clamp(min=1),
-            "entropy_bound": bound.masked_fill(text.lengths == 0, 0),
-            "monotonic": monotonic(weights, text.lengths),
-        }
+        return self._distance(weights, text, speech), statistics(weights, text, speech)
+
+
+@torch.no_grad()
+def statistics(weights: Tensor, text: Padded, speech: Padded) -> Mapping[str, Tensor]:
+    """Statistics of the attention (B, U, S), each (B,).
+
+    entropy: mean over tokens, in nats; 0 for a single row.
+    entropy_bound: log S, the entropy of uniform attention; 0 without text, like entropy.
+    monotonic: share of neighbouring tokens in order (`monotonic`); 0.5 is chance.
+    """
+    entropy = torch.special.entr(weights).sum(2).masked_fill(~text.mask, 0)
+    bound = speech.lengths.clamp(min=1).to(entropy.dtype).log()
+    return {
+        "entropy": entropy.sum(1) / text.lengths.clamp(min=1),
+        "entropy_bound": bound.masked_fill(text.lengths == 0, 0),
+        "monotonic": monotonic(weights, text.lengths),
+    }
 
 
 def speech_and_text(outputs: ModelOutput, config: object) -> tuple[Padded, Padded]:
@@ -269,7 +280,4 @@ def check_shapes(text: Padded, speech: Padded) -> None:
             raise ValueError(
                 f"{name}_lengths must have shape ({len(data)},), got {tuple(lengths.shape)}"
             )
-        if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= data.shape[1]:
-            raise ValueError(
-                f"{name}_lengths must lie between 0 and {data.shape[1]}, got {lengths.tolist()}"
-            )
+        check_range(lengths, data.shape[1], f"{name}_lengths")

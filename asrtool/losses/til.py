@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asrtool.losses.base import LOSSES, Loss, check_sequences
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput, Padded, sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,8 @@ def time_independence_loss(
     Raises `ValueError` for shapes and lengths that do not fit.
     """
     lengths, targets, target_lengths = (
-        part.to(log_probs.device) for part in (lengths, targets, target_lengths)
+        sent(part, log_probs.device, non_blocking=True)
+        for part in (lengths, targets, target_lengths)
     )
     check_sequences("time independence loss", log_probs, lengths, targets, target_lengths, blank)
     if not log_probs.shape[1]:

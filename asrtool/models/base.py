@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from asrtool.downsamplers import Downsampler
 from asrtool.encoders import Encoder
 from asrtool.heads import HEADS, Search, names_of, ranked
 from asrtool.registry import Registry, UnknownName
@@ -57,6 +58,9 @@ class AsrModel(Model):
         return heads
 
     def forward(self, batch: Batch) -> ModelOutput:
+        for module in self.modules():
+            if isinstance(module, Downsampler):
+                module.longest_text = batch.targets.data.shape[1]
         encoded = self.encode(batch.inputs)
         return ModelOutput(
             encoder=encoded,

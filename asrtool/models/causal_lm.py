@@ -25,11 +25,11 @@ from torch.nn.functional import pad
 from asrtool.models import llm
 from asrtool.models.base import MODELS
 from asrtool.models.llm import LlmConfig, Shape
-from asrtool.models.llm_scorer import left_aligned, right_aligned
+from asrtool.models.llm_scorer import left_aligned
 from asrtool.models.prompt import SPEECH
 from asrtool.models.text import OUTPUT, TextModel, check_output
 from asrtool.registry import bounded
-from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded
+from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded, on_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,8 @@ class CausalLm(TextModel):
     def forward(self, batch: Batch) -> ModelOutput:
         tokens = Padded(pad(batch.targets.data, (1, 0), value=self.eos), batch.targets.lengths + 1)
         table = self.llm.get_input_embeddings()
-        # rows differ in length by their spellings, so they are right-aligned: the sentences end
-        # together, and the last U + 1 positions hold what is scored
-        rows = [torch.cat([self.spelt(row[1:]), row]) for row in tokens.unpad()]
-        embeddings, mask = right_aligned(table(torch.cat(rows)).split([len(row) for row in rows]))
+        read, mask = (part.to(table.weight.device, non_blocking=True) for part in self.read(batch))
+        embeddings = table(read).masked_fill(~mask[:, :, None], 0)
         output = self.caller(self.llm, embeddings, mask, tokens.data.shape[1])
         logits = Padded(left_aligned(output.logits, batch.targets.lengths), tokens.lengths)
         positions = torch.arange(tokens.data.shape[1], device=tokens.data.device).expand(
@@ -95,6 +93,22 @@ class CausalLm(TextModel):
             frames=Padded(table(tokens.data), tokens.lengths), positions=positions
         )
         return ModelOutput(encoder=encoded, heads={OUTPUT: logits})
+
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the language model reads: tokens (B, K) on the host, padded on the left, and mask.
+
+        Rows differ in length by their spellings: so aligned, the sentences end together, and the
+        last U + 1 positions hold what is scored.
+        """
+        targets = batch.targets
+        pairs = [(part, on_host(part)) for part in targets]
+        known = [part.cpu() if host is None else host for part, host in pairs]
+        start = torch.tensor([self.eos])
+        rows = [torch.cat([self.spelt(row), start, row]) for row in Padded(*known).unpad()]
+        longest = max(map(len, rows))
+        tokens = torch.stack([pad(row, (longest - len(row), 0)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        return tokens, torch.arange(longest) >= (longest - lengths)[:, None]
 
     def spelt(self, tokens: Tensor) -> Tensor:
         """Sentence tokens (U,) -> what precedes them: nothing, or the tokens with repetitions and
@@ -109,7 +123,7 @@ class CausalLm(TextModel):
             repeats = torch.full((len(tokens),), min(self.copy.repeats, 2))
             gaps = torch.full((len(tokens),), min(self.copy.gaps, 1))
         # y_1 0 y_2 0 ..., each element repeated counts times
-        counts = torch.stack([repeats, gaps], 1).flatten().to(tokens.device)
+        counts = torch.stack([repeats, gaps], 1).flatten()
         return (
             torch.stack([tokens, torch.zeros_like(tokens)], 1).flatten().repeat_interleave(counts)
         )

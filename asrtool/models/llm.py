@@ -29,6 +29,7 @@ _SHAPES = {
     "llama-1.1b": (2048, 22, 32, 4, 5632, 2048),
     "llama-7b": (4096, 32, 32, 32, 11008, 4096),
 }
+_UNREAD = "sdpa_unread_masks"  # name of an attention of `transformers`
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 _TIED_BELOW = 1000  # width below which a model from scratch shares embedding and output weights
 
@@ -80,7 +81,8 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
         on_meta() and config.shape is not None and not _is_folder(config)
     )
     if not known:
-        return AutoModelForCausalLM.from_config(_of_shape(config, vocab_size)), None
+        model = AutoModelForCausalLM.from_config(_of_shape(config, vocab_size))
+        return without_waiting(model), None
     hub = {"revision": config.revision or "main", "local_files_only": _is_folder(config)}
     try:
         settings = AutoConfig.from_pretrained(config.weights, **hub)
@@ -100,7 +102,30 @@ def load(config: LlmConfig, vocab_size: int) -> tuple[nn.Module, object | None]:
             "folder"
         ) from error
     check_tokenizer(config, tokenizer, model, vocab_size)
-    return model, tokenizer
+    return without_waiting(model), tokenizer
+
+
+def without_waiting(model: nn.Module) -> nn.Module:
+    """The model, with masks of padding that are applied whatever they hide.
+
+    Its fused attention would look first whether a mask hides anything, and wait for a GPU's answer;
+    `Caller` gives a mask only where it may.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def mask(*sizes: object, attention_mask: Tensor | None = None, **options: object):
+        skips = options.pop("allow_is_causal_skip", True) and attention_mask is None
+        return sdpa_mask(
+            *sizes, attention_mask=attention_mask, allow_is_causal_skip=skips, **options
+        )
+
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(_UNREAD, sdpa_attention_forward)
+        AttentionMaskInterface.register(_UNREAD, mask)
+        model.set_attn_implementation(_UNREAD)
+    return model
 
 
 def check_tokenizer(

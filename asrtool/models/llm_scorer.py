@@ -124,14 +124,27 @@ class LlmScorer:
         return logits.float().log_softmax(-1)[:, : self.model.vocab_size]
 
 
-def right_aligned(rows: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows (K_i, D) -> (B, K, D), padded on the left to a K of at least `least`, and their mask
-    (B, K).
+def right_aligned(parts: Sequence[Padded], size: int) -> tuple[Tensor, Tensor]:
+    """The parts (B, K_i, D) of each row one after the other -> (B, size, D), zeros on the left, and
+    the mask (B, size) of the others.
+
+    size: at least the length of the longest row.
     """
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    longest = max(least, *map(len, rows))
-    padded = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])
-    return padded, torch.arange(longest, device=lengths.device) >= (longest - lengths)[:, None]
+    lengths = torch.stack([part.lengths for part in parts])
+    begins = size - lengths.flip(0).cumsum(0).flip(0)  # (parts, B): column of each part's first row
+    columns = torch.arange(size, device=lengths.device)
+    batch = torch.arange(lengths.shape[1], device=lengths.device)[:, None]
+    # All rows of all parts, one below the other, after one row of zeros; index (B, size): where
+    # each column reads. Where a part has begun it overrides the one before.
+    rows = [parts[0].data.new_zeros(1, parts[0].data.shape[2])]
+    index, first = torch.zeros_like(columns + batch), 1
+    for part, begin in zip(parts, begins[:, :, None], strict=True):
+        inside = first + batch * part.data.shape[1] + columns - begin
+        index = torch.where(columns >= begin, inside, index)
+        rows.append(part.data.flatten(0, 1))
+        first += len(rows[-1])
+    padded = torch.cat(rows).index_select(0, index.flatten()).unflatten(0, index.shape)
+    return padded, columns >= begins[0][:, None]
 
 
 def left_aligned(logits: Tensor, lengths: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from asrtool.models.llm_scorer import right_aligned
 from asrtool.models.origins import fingerprint
 from asrtool.registry import OMIT
 from asrtool.tuning import EncoderTuning
-from asrtool.types import Batch, EncoderOutput, Padded
+from asrtool.types import Batch, EncoderOutput, Padded, both, on_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,9 @@ class SpeechLlm(AsrModel):
         self.caller = llm.Caller(self.llm)
         self.eos = vocab_size - 1 if tokenizer is None else tokenizer.eos_token_id
         self.prompt = prompt.encode(config.llm.prompt, tokenizer, config.llm.chat)
+        for name in ("before", "after"):
+            ids = torch.tensor(getattr(self.prompt, name), dtype=torch.int64)
+            self.register_buffer(name, ids, persistent=False)
         self.dim = self.llm.get_input_embeddings().embedding_dim
         self.adapter = DOWNSAMPLERS.build(
             config.adapter, dim_in=self.encoder.dim, dim_out=self.dim, vocab_size=vocab_size
@@ -158,19 +161,23 @@ class SpeechLlm(AsrModel):
 
         speech (B, S, D): the adapter's rows; targets (B, U): the transcript, None in recognition.
         """
-        table = self.llm.get_input_embeddings()
-        device, dtype = speech.data.device, table.weight.dtype
-        before, after = (
-            table(torch.tensor(ids, dtype=torch.int64, device=device))
-            for ids in (self.prompt.before, self.prompt.after)
-        )
-        rows = [torch.cat([before, row.to(dtype), after]) for row in speech.unpad()]
+        table, lengths = self.llm.get_input_embeddings(), speech.lengths
+        before, after = (self._prompt(table(ids), lengths) for ids in (self.before, self.after))
+        parts = [before, Padded(speech.data.to(table.weight.dtype), lengths), after]
         if targets is not None:
-            texts = Padded(table(targets.data), targets.lengths).unpad()
-            rows = [torch.cat(pair) for pair in zip(rows, texts, strict=True)]
+            parts.append(Padded(table(targets.data), targets.lengths))
+        known = on_host(both(lambda *values: sum(values), *(part.lengths for part in parts)))
+        # the host does not know how many key frames there are: then there is room for all
+        size = sum(part.data.shape[1] for part in parts) if known is None else int(known.max())
         # logits are read at the last U + 1 positions, so every row must have as many
         least = 0 if targets is None else targets.data.shape[1] + 1
-        return right_aligned(rows, least)
+        return right_aligned(parts, max(size, least))
+
+    @staticmethod
+    def _prompt(embeddings: Tensor, lengths: Tensor) -> Padded:
+        """Embeddings (P, D), the same for each row of lengths (B,) -> (B, P, D)."""
+        rows = embeddings.expand(len(lengths), -1, -1)
+        return Padded(rows, both(lambda n: torch.full_like(n, len(embeddings)), lengths))
 
     def check_room(self, utterances: Iterable[tuple[str, float, Sequence[int]]]) -> None:
         """Raise `ValueError` if an utterance exceeds the language model's context."""
@@ -187,15 +194,19 @@ class SpeechLlm(AsrModel):
     def check_batch(self, speech_lengths: Tensor, batch: Batch) -> None:
         """Raise `ValueError` if an utterance of the batch exceeds the language model's context."""
         context = llm.context_of(self.llm)
-        needed = speech_lengths + batch.targets.lengths + len(self.prompt)
-        if context is None or int(needed.max()) <= context:
+        speech, text = on_host(speech_lengths), on_host(batch.targets.lengths)
+        # after key frames only a GPU knows how many rows there are: there, `check_room` has looked
+        # at the seconds
+        if context is None or speech is None or text is None:
+            return
+        needed = speech + text + len(self.prompt)
+        if int(needed.max()) <= context:
             return
         row = int(needed.argmax())
         raise ValueError(
             f"{batch.ids[row]}: prompt, speech and transcript take {len(self.prompt)} + "
-            f"{int(speech_lengths[row])} + {int(batch.targets.lengths[row])} positions, but the "
-            f"language model reads at most {context}; lower data.max_seconds, or use an adapter "
-            "with a higher rate"
+            f"{int(speech[row])} + {int(text[row])} positions, but the language model reads at "
+            f"most {context}; lower data.max_seconds, or use an adapter with a higher rate"
         )
 
     # -- recognition ---------------------------------------------------------

@@ -232,10 +232,7 @@ class Blocks:
         The keys of block n begin `before` frames before its queries. In the first and last blocks
         of an utterance, they reach into its neighbours in the batch, which `hidden` masks.
         """
-        # the utterances lie one after the other, so only the ends of the batch need padding
-        total = (self.ratio - 1) * self.size
-        rows = pad(self._rows(x), (0, 0, 0, 0, self.before, total - self.before))
-        return _Overlap.apply(rows, self.size, self.ratio, self.portion(x))
+        return _Overlap.apply(self._rows(x), self.before, self.size, self.ratio, self.portion(x))
 
     def _rows(self, x: Tensor) -> Tensor:
         """(B, H, T, D) -> (B N b, H, D)."""
@@ -283,26 +280,36 @@ class Blocks:
 
 
 class _Overlap(torch.autograd.Function):
-    """rows ((N + ratio - 1) b, H, D) -> overlapping views (N, H, ratio b, D), one every b rows, in
-    portions.
+    """rows (N b, H, D) -> overlapping views (N, H, ratio b, D), one every b rows, in portions.
 
+    The first begins `before` rows before the sequence, which are zeros, like those after its end.
     The gradient adds whole blocks; that of torch's `as_strided` would add element by element.
     """
 
     @staticmethod
-    def forward(ctx, rows: Tensor, size: int, ratio: int, portion: int) -> tuple[Tensor, ...]:
-        ctx.size, ctx.ratio, ctx.portion = size, ratio, portion
+    def forward(
+        ctx, rows: Tensor, before: int, size: int, ratio: int, portion: int
+    ) -> tuple[Tensor, ...]:
+        ctx.before, ctx.size, ctx.ratio, ctx.portion = before, size, ratio, portion
         total, heads, dim = rows.shape
-        rows = rows.contiguous()
-        shape = (total // size - ratio + 1, heads, ratio * size, dim)
-        # block n, head h, key j, channel d: row n b + j of the sequence
-        whole = rows.as_strided(
-            shape, (size * heads * dim, dim, heads * dim, 1), rows.storage_offset()
-        )
-        return whole.split(portion)
+        rows, views = rows.contiguous(), []
+        for start in range(0, total, portion * size):
+            blocks = min(portion, (total - start) // size)
+            first = start - before
+            end = first + (blocks + ratio - 1) * size
+            # the utterances lie one after the other, so only the ends of the batch need padding:
+            # other portions are no copies
+            piece = rows[max(first, 0) : min(end, total)]
+            if first < 0 or end > total:
+                piece = pad(piece, (0, 0, 0, 0, max(-first, 0), max(end - total, 0)))
+            # block n, head h, key j, channel d: row n b + j of the piece
+            shape = (blocks, heads, ratio * size, dim)
+            strides = (size * heads * dim, dim, heads * dim, 1)
+            views.append(piece.as_strided(shape, strides, piece.storage_offset()))
+        return tuple(views)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         _, heads, _, dim = gradients[0].shape
         number = sum(len(gradient) for gradient in gradients)
         rows = gradients[0].new_zeros(number + ctx.ratio - 1, ctx.size, heads, dim)
@@ -312,7 +319,8 @@ class _Overlap(torch.autograd.Function):
             pieces = gradient.transpose(1, 2).unflatten(1, (ctx.ratio, ctx.size))
             for piece in range(ctx.ratio):
                 rows[begin + piece : begin + piece + len(gradient)] += pieces[:, piece]
-        return rows.flatten(0, 1), None, None, None
+        rows = rows.flatten(0, 1)[ctx.before : ctx.before + number * ctx.size]
+        return rows, None, None, None, None
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, window: int) -> None:

@@ -22,7 +22,7 @@ class Term(Protocol):
     """The part of a loss that the objective uses."""
 
     head: str
-    monitors: tuple[str, ...]  # names of what `monitor` returns
+    monitors: tuple[str, ...]  # names of what `measured` returns beside the loss
     views: int  # of each utterance that it compares
     warmup: float  # of its weight: a share of all steps, or steps from 1 on
 
@@ -30,7 +30,9 @@ class Term(Protocol):
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor: ...
 
-    def monitor(self, outputs: ModelOutput, batch: Batch) -> Mapping[str, Tensor]: ...
+    def measured(
+        self, outputs: ModelOutput, batch: Batch
+    ) -> tuple[Tensor, Mapping[str, Tensor]]: ...
 
 
 class Objective:
@@ -77,9 +79,15 @@ class Objective:
         return self._weights[name] * self._ramps[name]
 
     def __call__(self, outputs: ModelOutput, batch: Batch) -> LossReport:
-        """The losses of a batch; `skipped` lists utterances with a term that is not finite."""
+        """The losses of a batch, on its device; `skipped` by any term counts. Waits for nothing."""
         losses = self._of(batch.views)
-        values = {name: loss(outputs, batch) for name, loss in losses.items()}
+        values, monitored = {}, {}
+        for name, loss in losses.items():
+            if loss.monitors:
+                values[name], found = loss.measured(outputs, batch)
+                monitored |= {f"{name}.{monitor}": value for monitor, value in found.items()}
+            else:
+                values[name] = loss(outputs, batch)
         for name, value in values.items():
             if value.shape != (len(batch),):
                 raise ValueError(
@@ -87,18 +95,11 @@ class Objective:
                     f"({len(batch)},), one value per utterance"
                 )
         total = sum(self._weight(name) * value.sum() for name, value in values.items())
-        values |= {
-            f"{name}.{monitor}": value
-            for name, loss in losses.items()
-            if loss.monitors
-            for monitor, value in loss.monitor(outputs, batch).items()
-        }
         masks = [loss.skipped(outputs, batch) for loss in losses.values()]
-        anywhere = [any(row) for row in zip(*(mask.tolist() for mask in masks), strict=True)]
         return LossReport(
             total=total,
-            terms={name: value.detach() for name, value in values.items()},
-            skipped=tuple(name for name, skip in zip(batch.ids, anywhere, strict=True) if skip),
+            terms={name: value.detach() for name, value in (values | monitored).items()},
+            skipped=torch.stack(masks).any(0),
         )
 
     def parts(self, outputs: ModelOutput, batch: Batch, name: str) -> tuple[Tensor, Tensor]:

@@ -86,9 +86,9 @@ def gather(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU if `keep`, else nothing. A collective if any tensor is sharded."""
     gathered = {}
     for name, value in tensors.items():
-        whole = value.full_tensor() if is_share(value) else value
+        value = whole(value)
         if keep:
-            gathered[name] = whole.detach().cpu()
+            gathered[name] = value.detach().cpu()
     return gathered
 
 
@@ -112,6 +112,6 @@ def like(value: Tensor, target: Tensor) -> Tensor:
     return fill(torch.empty_like(target, requires_grad=False), value)
 
 
-def number(value: Tensor) -> float:
-    """The value of a tensor with one element."""
-    return float(value.full_tensor() if is_share(value) else value)
+def whole(value: Tensor) -> Tensor:
+    """The whole tensor; a collective if it is sharded."""
+    return value.full_tensor() if is_share(value) else value

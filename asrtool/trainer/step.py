@@ -8,6 +8,9 @@ Random numbers of torch (such as dropout) are a function of (seed, step, rank). 
 `random` are one of (seed, step) alone, so they are equal on all ranks and in every micro-batch:
 whatever decides which parameters take part must be drawn from `random`. No random state needs to be
 saved.
+
+Nothing in a step waits for the device but one read (`numbers`), in front of the update: it has
+all numbers that the host decides by or reports.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asrtool import distributed
 from asrtool.errors import UserError
@@ -62,6 +65,32 @@ class StepResult:
     seconds: Mapping[str, float]  # this rank's time by part (`PARTS`)
     # details of a non-finite step, which was skipped, of all ranks; None: the step was applied
     bad: list[dict] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What the host reads of a step before its update."""
+
+    sums: Mapping[str, float]  # loss, frames and terms, over all ranks
+    flags: tuple[float, ...]  # over all ranks
+    norm: float  # of the gradient before clipping
+    scale: float  # of the loss; 1 but in fp16
+    skipped: tuple[str, ...]  # ids of this rank
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.sums["loss"]) and math.isfinite(self.norm)
+
+    @property
+    def overflow(self) -> bool:
+        """Whether only the scale of fp16, which is lowered down to 1, may be at fault."""
+        finite = math.isfinite(self.sums["loss"])
+        return finite and not math.isfinite(self.norm) and self.scale > 1.0
+
+
+def numbers(values: Tensor) -> list[float]:
+    """The values (N,) on the host, once the device has computed them."""
+    return values.tolist()
 
 
 class Stepper:
@@ -171,25 +200,28 @@ class Stepper:
         if self._unchecked:
             self._check_gradients()
 
-        # Sum the logged numbers over ranks, then clip and update. All ranks see the same sums, so
-        # they agree on whether the step is finite.
+        # Sum the logged numbers over ranks, clip, read all, then update. All ranks see the same
+        # sums, so they agree on whether the step is finite.
         counted = reports[: len(group.batches)]
-        sums, flags = self._sums(counted, flags)
+        sums = self._sums(counted, flags)
         self._clock.lap("wait")
-        norm = self._apply(step, math.isfinite(sums["loss"]))
+        read = self._read(
+            sums, self._clip(), [(batch, report.skipped) for batch, report in counted]
+        )
+        self._apply(step, read)
         self._clock.lap("update")
 
         result = StepResult(
-            loss=sums.pop("loss") / group.count,
-            frames=sums.pop("frames"),
-            terms={name: value / group.count for name, value in sums.items()},
-            norm=norm,
+            loss=read.sums["loss"] / group.count,
+            frames=read.sums["frames"],
+            terms={name: read.sums[name] / group.count for name in self.objective.terms},
+            norm=read.norm,
             utterances=group.count,
-            flags=flags,
-            skipped=tuple(name for _, report in counted for name in report.skipped),
+            flags=read.flags,
+            skipped=read.skipped,
             seconds=self._clock.seconds(),
         )
-        if math.isfinite(result.loss) and (math.isfinite(norm) or self._scaler_at_work()):
+        if read.finite or read.overflow:
             return result
         # A non-finite step was skipped. Run it again with the same seed to find the cause.
         self._seed(step)
@@ -240,48 +272,58 @@ class Stepper:
         self._wrapped = None  # free the former wrapper before there is a new one
         self._wrapped = self.ranks.wrap(self.model, self.device)
 
-    def _sums(
-        self, reports: Sequence[tuple[Batch, LossReport]], flags: Sequence[float]
-    ) -> tuple[dict[str, float], tuple[float, ...]]:
-        """Loss, terms and frames, and the flags, summed over utterances and ranks."""
+    def _sums(self, reports: Sequence[tuple[Batch, LossReport]], flags: Sequence[float]) -> Tensor:
+        """Loss, frames and terms, then the flags, summed over utterances and ranks: (N,)."""
         terms = self.objective.terms
         # one vector, so that a step has a single collective besides the gradients
-        values = torch.zeros(2 + len(terms) + len(flags), dtype=torch.float64, device=self.device)
+        values = torch.zeros(2 + len(terms), dtype=torch.float64, device=self.device)
         for batch, report in reports:
             rows = [
                 report.total,
                 batch.inputs.lengths.sum(),
                 *(report.terms[name].sum() for name in terms),
             ]
-            values[: len(rows)] += torch.stack([row.to(torch.float64) for row in rows])
-        if flags:
-            values[-len(flags) :] = torch.tensor(list(flags), dtype=torch.float64)
-        numbers = distributed.all_sum(values).tolist()
-        return dict(zip(("loss", "frames", *terms), numbers, strict=False)), tuple(
-            numbers[2 + len(terms) :]
-        )
+            values += torch.stack([row.to(torch.float64) for row in rows])
+        own = torch.tensor(list(flags), dtype=torch.float64)
+        values = torch.cat([values, own.to(self.device, non_blocking=True)])
+        return distributed.all_sum(values)
 
-    def _apply(self, step: int, finite: bool) -> float:
-        """Clip and update, if everything is finite; returns the norm of the gradient."""
+    def _clip(self) -> Tensor:
+        """Clip the gradient; returns its norm before, ()."""
         parameters = [
             parameter for parameter in self.model.parameters() if parameter.grad is not None
         ]
         self.scaler.unscale_(self.optimizer)
-        norm = parallel.number(nn.utils.clip_grad_norm_(parameters, self.config.clip))
-        if finite and (math.isfinite(norm) or self._scaler_at_work()):
+        return parallel.whole(nn.utils.clip_grad_norm_(parameters, self.config.clip))
+
+    def _read(self, sums: Tensor, norm: Tensor, skipped: Sequence[tuple[Batch, Tensor]]) -> Numbers:
+        """Read all numbers of the step from the device: the one place that waits for it."""
+        terms = self.objective.terms
+        scale = self.scaler.scale(torch.ones((), device=self.device))  # 1 but in fp16
+        parts = [sums, torch.stack([norm, scale]), *(mask for _, mask in skipped)]
+        values = numbers(torch.cat([part.to(torch.float64) for part in parts]))
+        found, (norm, scale, *masks) = values[: len(sums)], values[len(sums) :]
+        ids = [name for batch, _ in skipped for name in batch.ids]
+        return Numbers(
+            sums=dict(zip(("loss", "frames", *terms), found, strict=False)),
+            flags=tuple(found[2 + len(terms) :]),
+            norm=norm,
+            scale=scale,
+            skipped=tuple(name for name, without in zip(ids, masks, strict=True) if without),
+        )
+
+    def _apply(self, step: int, read: Numbers) -> None:
+        """Update, if everything is finite."""
+        if read.finite:
             optim.set_rate(self.optimizer, self.rate(step))
-            # the scaler itself skips the update if its scale was too large
-            self.scaler.step(self.optimizer)
+            # `scaler.step` would read once more whether the gradient is finite
+            self.optimizer.step()
+        if read.finite or read.overflow:
             self.scaler.update()
         elif self.scaler.is_enabled():
             # keep the scale: the batch is at fault
-            self.scaler.update(self.scaler.get_scale())
+            self.scaler.update(read.scale)
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _scaler_at_work(self) -> bool:
-        """Whether an overflow in fp16 may be due to the loss scale, which is lowered down to 1."""
-        return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
     def _check_gradients(self) -> None:
         """Raise `UserError` if a trainable parameter has no gradient: it would never be trained."""
@@ -335,27 +377,29 @@ PARTS = (
 class Clock:
     """Measures the time of consecutive parts.
 
-    On a GPU it records events in the stream, and reads them after the step's own synchronisation,
-    so nothing waits for them.
+    On a GPU it records events in the stream and never waits for one: a part that is not over when
+    the seconds are asked for, such as the update of a step, counts among those of the next step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self._last: float | torch.cuda.Event | None = None
+        self._laps: list[tuple[str, float | torch.cuda.Event, float | torch.cuda.Event]] = []
 
     def start(self) -> None:
-        self._marks = [("", self._now())]
+        self._last = self._now()
 
     def lap(self, part: str) -> None:
         """Assign the time since the last lap, or the start, to `part`."""
-        self._marks.append((part, self._now()))
+        now = self._now()
+        self._laps.append((part, self._last, now))
+        self._last = now
 
     def seconds(self) -> Mapping[str, float]:
-        """Part -> seconds since the start."""
-        if self._on_gpu:
-            self._marks[-1][1].synchronize()
+        """Part -> seconds of the laps that are over, each reported once."""
         total: dict[str, float] = {}
-        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+        while self._laps and (not self._on_gpu or self._laps[0][2].query()):
+            part, before, after = self._laps.pop(0)
             elapsed = before.elapsed_time(after) / 1000 if self._on_gpu else after - before
             total[part] = total.get(part, 0.0) + elapsed
         return total

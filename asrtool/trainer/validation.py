@@ -12,7 +12,7 @@ from torch import nn
 from asrtool import distributed
 from asrtool.errors import UserError
 from asrtool.trainer import parallel
-from asrtool.trainer.step import Stepper
+from asrtool.trainer.step import Stepper, numbers
 from asrtool.types import Batch, ModelOutput
 
 DENSE_BATCHES = 64  # maximum number of batches checked before the first step
@@ -160,8 +160,12 @@ def measure_batch(
     finally:
         stepper.model.train()
         parallel.settle(stepper.model)
-    sums = {"utterances": len(batch), "loss": float(report.total)}
-    sums.update({name: float(values.sum()) for name, values in report.terms.items()})
+    names = ("loss", *report.terms)
+    values = [report.total, *(term.sum() for term in report.terms.values())]
+    parts = [torch.stack([value.to(torch.float64) for value in values]), report.skipped.double()]
+    read = numbers(torch.cat(parts))
+    sums = {"utterances": len(batch), **dict(zip(names, read, strict=False))}
     for name, (errors, reference) in counts.items():
         sums.update({f"{name} errors": errors, f"{name} reference": reference})
-    return sums, report.skipped
+    lost = zip(batch.ids, read[len(names) :], strict=True)
+    return sums, tuple(name for name, without in lost if without)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asrtool.downsamplers import Keyframe, KeyframeConfig, select_keyframes
-from asrtool.downsamplers.keyframe import FrameFusion
+from asrtool.downsamplers.keyframe import FrameFusion, indices_of
 from asrtool.types import Padded
 
 DIM, VOCABULARY = 6, 4
@@ -87,6 +87,45 @@ def test_it_agrees_with_a_loop_over_random_runs():
     for row, length, found, count in rows:
         key = [t for t in range(length) if row[t] and (t == 0 or row[t] != row[t - 1])] or [0]
         assert found[:count] == key and set(found[count:]) <= {-1}
+
+
+def test_without_room_for_all_evenly_spread_frames_stay():
+    kept = torch.tensor([[1, 1, 1, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1]])
+    indices, counts = indices_of(kept.bool(), most=3)
+    assert indices.tolist() == [[1, 4, 6], [2, 6, -1], [2, 4, 6]] and counts.tolist() == [3, 2, 3]
+    # with room for all it is what it is without a limit, but for the number of columns
+    indices, counts = indices_of(kept.bool(), most=8)
+    exact, same = indices_of(kept.bool())
+    assert indices.shape == (3, 8) and torch.equal(counts, same)
+    assert torch.equal(indices[:, :7], exact)
+
+
+@pytest.mark.parametrize(("text", "keep", "columns"), [(2, 1, 9), (2, 3, 27), (50, 1, 40)])
+def test_in_training_on_a_device_the_text_makes_the_room(text, keep, columns):
+    module = Keyframe(KeyframeConfig(keep=keep), 8, 8, vocab_size=5).to("meta")
+    frames = Padded(torch.empty(2, 40, 8), torch.tensor([40, 30])).to("meta")
+    module.longest_text = text
+    output = module.train()(frames)
+    assert output.frames.data.shape == (2, columns, 8)
+    assert output.taps["overflow"].data.shape == (2, 1)
+    with pytest.raises((RuntimeError, NotImplementedError)):  # recognition keeps all, and asks
+        module.eval()(frames)
+
+
+def test_the_overflow_is_counted(monkeypatch):
+    torch.manual_seed(0)
+    module = Keyframe(KeyframeConfig(), 8, 8, vocab_size=5)
+    frames = Padded(torch.randn(2, 40, 8), torch.tensor([40, 30]))
+    kept = module.train()(frames)
+    assert (kept.taps["overflow"].data == 0).all()
+    monkeypatch.setattr(module, "_room", lambda mask: 10)
+    fewer = module(frames)
+    assert (kept.frames.lengths > 10).all() and fewer.frames.lengths.tolist() == [10, 10]
+    assert torch.equal(fewer.taps["overflow"].data[:, 0], kept.frames.lengths - 10.0)
+    assert all(
+        set(few.tolist()) <= set(all_.tolist())
+        for few, all_ in zip(fewer.positions, kept.positions, strict=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -281,3 +281,25 @@ def test_the_contrastive_term_is_the_formula_with_equal_tokens_as_one():
     torch.testing.assert_close(
         loss, torch.stack([expected, torch.tensor(0.0), torch.tensor(0.0)]), atol=1e-5, rtol=0
     )
+
+
+def test_the_log_does_not_compute_the_attention_again(monkeypatch):
+    text, speech = case(torch.float32)
+    loss = LOSSES.build(LOSSES.config_type("matching")(weight=1.0), eos=4)
+    frames = Padded(torch.zeros(3, 1, 1), torch.ones(3).long())
+    outputs = ModelOutput(
+        encoder=EncoderOutput(frames=frames, positions=torch.zeros(3, 1)),
+        heads={"speech": speech, "text": text},
+    )
+    batch = Batch(ids=tuple("abc"), inputs=frames, targets=frames)
+    expected = loss(outputs, batch), loss.monitor(outputs, batch)
+    calls = []
+    monkeypatch.setattr(
+        "asrtool.losses.matching.attention",
+        lambda *rest: (calls.append(rest), attention(*rest))[1],
+    )
+    values, found = loss.measured(outputs, batch)
+    assert len(calls) == 1 and torch.equal(values, expected[0])
+    assert {name: part.tolist() for name, part in found.items()} == {
+        name: part.tolist() for name, part in expected[1].items()
+    }

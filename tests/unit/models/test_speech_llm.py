@@ -11,12 +11,13 @@ from asrtool.heads import HEADS
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, prompt
 from asrtool.models.llm import LlmConfig
-from asrtool.models.llm_scorer import LlmScorer
+from asrtool.models.llm_scorer import LlmScorer, right_aligned
 from asrtool.searchers import SEARCHERS, LlmBeamConfig
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
 from asrtool.trainer import checkpoint, optim
 from asrtool.trainer.optim import AdamWConfig
 from asrtool.tuning import EncoderTuning, Tuning, is_adapter
+from asrtool.types import Padded
 from tests import toy_llm
 
 pytestmark = pytest.mark.hf
@@ -59,6 +60,18 @@ def test_the_loss_is_that_of_transformers_on_the_same_embeddings(llm, hubert):
     labels[0, -len(said) :] = said
     expected = model.llm(inputs_embeds=embeddings, labels=labels).loss * len(said)
     torch.testing.assert_close(losses(model, batch)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_parts_of_ragged_rows_are_put_together_at_the_right():
+    generator = torch.Generator().manual_seed(0)
+    sizes = ([2, 2, 2], [4, 0, 1], [0, 0, 0], [1, 3, 0])
+    rows = [[torch.randn(n, 5, generator=generator) for n in part] for part in sizes]
+    parts = [Padded.stack(part, padding=float("nan")) for part in rows]
+    data, mask = right_aligned(parts, 9)
+    for row in range(3):
+        whole = torch.cat([part[row] for part in rows])
+        assert mask[row].tolist() == [False] * (9 - len(whole)) + [True] * len(whole)
+        assert torch.equal(data[row][mask[row]], whole) and not data[row][~mask[row]].any()
 
 
 def test_streams_of_the_matching_loss(llm, hubert):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from asrtool import distributed
 from asrtool.errors import UserError
 from asrtool.trainer.optim import AdamWConfig
 from asrtool.trainer.step import Clock, Stepper
+from tests import toy_conformer
 from tests.toy_llama import ToyLlama
 from tests.toy_ranks import free_port
 from tests.toy_training import (
@@ -25,6 +29,7 @@ from tests.toy_training import (
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 NUMBERS = list(range(8))
+GPU = torch.device("cuda", 0)
 
 
 def stepper(
@@ -96,8 +101,46 @@ def test_the_clock_counts_what_the_gpu_does():
         big = big @ big / 64
     clock.lap("forward")
     clock.lap("wait")
+    assert "wait" not in clock.seconds()  # it does not wait for the GPU
+    torch.cuda.synchronize()
     seconds = clock.seconds()
     assert seconds["forward"] > 100 * seconds["wait"] >= 0
+
+
+def waits(run: Callable[[], object]) -> int:
+    """How often the host waits for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in found)
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_step_waits_for_the_gpu_once(precision):
+    ours, group = stepper(precision), toy_step(NUMBERS[:3], NUMBERS[3:])
+    group = replace(group, batches=[batch.pin_memory() for batch in group.batches])
+    ours.update(group, 1)
+    assert waits(lambda: ours.update(group, 2)) <= 1
+
+
+def test_a_step_of_a_conformer_waits_once_beside_the_copies_of_torchs_ctc():
+    ours, group = toy_conformer.stepper(GPU), toy_conformer.step([[[0, 1], [2, 3]]])
+    group = replace(group, batches=[batch.pin_memory() for batch in group.batches])
+    ours.update(group, 1)
+    log_probs = torch.randn(20, 2, 5, device="cuda").log_softmax(-1).requires_grad_()
+    targets = torch.ones(2, 3, dtype=torch.int64, device="cuda")
+    lengths = torch.tensor([20, 18]), torch.tensor([3, 2])
+
+    def ctc() -> None:
+        torch.nn.functional.ctc_loss(log_probs, targets, *lengths).backward()
+
+    own = waits(ctc)
+    assert waits(lambda: ours.update(group, 2)) <= 1 + own * len(group.batches)
 
 
 @pytest.mark.parametrize("shared", ["ddp", "fsdp"])
