@@ -7,6 +7,7 @@ from asrtool.downsamplers.conv1d_mlp import Conv1dMlp, Conv1dMlpConfig
 from asrtool.downsamplers.conv1d_transformer import Conv1dTransformer, Conv1dTransformerConfig
 from asrtool.downsamplers.conv2d import Conv2d, Conv2dConfig
 from asrtool.downsamplers.dws_mlp import DwsMlp, DwsMlpConfig
+from asrtool.downsamplers.experts import Experts, ExpertsConfig
 from asrtool.downsamplers.keyframe import Keyframe, KeyframeConfig, select_keyframes
 from asrtool.downsamplers.linear import Linear, LinearConfig
 from asrtool.downsamplers.strided_conv import StridedConv, StridedConvConfig
@@ -23,6 +24,8 @@ __all__ = [
     "Downsampler",
     "DwsMlp",
     "DwsMlpConfig",
+    "Experts",
+    "ExpertsConfig",
     "Keyframe",
     "KeyframeConfig",
     "Linear",

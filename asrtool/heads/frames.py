@@ -103,7 +103,7 @@ class InterCtcHead(TapHead):
 
 @dataclass(frozen=True, kw_only=True)
 class AccentHeadConfig(TapHeadConfig):
-    """Accent of every frame (`encoder: {type: qifusion}`)."""
+    """Accent of every frame (`encoder: {type: qifusion}`, `downsamplers: {type: experts}`)."""
 
 
 @HEADS.register("accent", AccentHeadConfig)
@@ -112,6 +112,27 @@ class AccentHead(TapHead):
 
     output = "utterance"
     exported = False
+
+    def search(self, heads: Mapping[str, Head]) -> Search | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertCtcHeadConfig(TapHeadConfig):
+    """The CTC heads of accent experts (`downsamplers: {type: experts}`)."""
+
+
+@HEADS.register("expert_ctc", ExpertCtcHeadConfig)
+class ExpertCtcHead(TapHead):
+    """Logits (B, S, E * V), expert by expert: for the loss alone, nothing is searched by them."""
+
+    output = "none"
+    exported = False
+
+    def log_probs(self, encoded: EncoderOutput) -> Padded:
+        raise LookupError(
+            f"the head '{self.name}' has a distribution for each expert; it serves the loss alone"
+        )
 
     def search(self, heads: Mapping[str, Head]) -> Search | None:
         return None

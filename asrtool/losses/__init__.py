@@ -9,6 +9,7 @@ from asrtool.losses.consistency import Consistency, ConsistencyConfig
 from asrtool.losses.contrastive import ContrastiveConfig, ContrastiveLoss
 from asrtool.losses.cross_entropy import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.losses.ctc import CtcConfig, CtcLoss
+from asrtool.losses.expert_ctc import ExpertCtcConfig, ExpertCtcLoss
 from asrtool.losses.focal_ctc import FocalCtcConfig, FocalCtcLoss
 from asrtool.losses.matching import MatchingConfig, MatchingLoss, matching_loss
 from asrtool.losses.til import TilConfig, TilLoss
@@ -27,6 +28,8 @@ __all__ = [
     "CrossEntropyLoss",
     "CtcConfig",
     "CtcLoss",
+    "ExpertCtcConfig",
+    "ExpertCtcLoss",
     "FocalCtcConfig",
     "FocalCtcLoss",
     "Loss",

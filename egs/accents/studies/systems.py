@@ -204,6 +204,12 @@ ACCENTS = {
     "qifusion": System(
         config=QIFUSION, against="conformer", title="Qifusion-Net", small=True, **WITH_ACCENTS
     ),
+    "experts": System(
+        config="conf/studies/train_accents_experts.yaml",
+        against="qifusion",
+        title="accent experts with a CTC each (MoE-CTC)",
+        **WITH_ACCENTS,
+    ),
     "accent_loss": System(
         config=QIFUSION,
         changes=(f"{ACCENT}.fusion=none",),
