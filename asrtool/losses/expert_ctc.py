@@ -19,7 +19,7 @@ from torch import Tensor
 from asrtool.losses.accent import mean_posteriors
 from asrtool.losses.base import LOSSES, Loss
 from asrtool.losses.ctc import ctc, frames_needed
-from asrtool.types import Batch, ModelOutput, Padded
+from asrtool.types import Batch, ModelOutput, Padded, both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,12 @@ class ExpertCtcLoss(Loss):
         log_probs = logits.float().unflatten(2, (experts, -1)).log_softmax(-1)
         # one CTC over K times as many rows, those of an expert side by side
         rows = log_probs.permute(2, 0, 1, 3).flatten(0, 1)
-        targets = Padded(*(part.repeat(experts, *[1] * (part.ndim - 1)) for part in batch.targets))
-        losses = ctc(rows, lengths.repeat(experts), targets, self.blank).unflatten(0, (experts, -1))
+        lengths, sizes = (
+            both(lambda values: values.repeat(experts), values)
+            for values in (lengths, batch.targets.lengths)
+        )
+        targets = Padded(batch.targets.data.repeat(experts, 1), sizes)
+        losses = ctc(rows, lengths, targets, self.blank).unflatten(0, (experts, -1))
         return (losses.T * shares).sum(1).masked_fill(self.skipped(outputs, batch), 0.0)
 
     def skipped(self, outputs: ModelOutput, batch: Batch) -> Tensor:

@@ -143,13 +143,19 @@ def test_a_step_of_every_encoder_waits_once(name, monkeypatch):
     step(monkeypatch, config, FRAMES | TOKENS | accent, samples)
 
 
+# the losses of a downsampler's own heads
+INNER = {
+    "keyframe": {"inner": ("ctc", {"input": "inter_ctc"})},
+    "experts": {"inner": ("expert_ctc", {})},
+}
+
+
 @pytest.mark.parametrize("name", DOWNSAMPLERS.names())
 def test_a_step_of_every_downsampler_waits_once(name, monkeypatch):
     kind, stem = DOWNSAMPLERS.config_type(name), {0: Conv2dConfig(channels=4)}
     stems = {0: kind(channels=4)} if name == "conv2d" else {**stem, 1: kind()}
     config = HybridConfig(encoder=conformer(downsamplers=stems))
-    inner = {"inner": ("ctc", {"input": "inter_ctc"})} if name == "keyframe" else {}
-    step(monkeypatch, config, FRAMES | inner, samples=False)
+    step(monkeypatch, config, FRAMES | INNER.get(name, {}), samples=False)
 
 
 OTHERS = {
