@@ -266,29 +266,32 @@ LLM = f"{LIBRISPEECH}/speech_llm/decode_llm.yaml"
 LIBRISPEECH_SETS = ("study_dev", "study_dev_speakers", "test_librispeech", "test_librispeech_other")
 ELSEWHERE = ("test_speechocean762", "test_commonvoice")
 NO_LIMITS = "searcher.constraints.no_repeat_ngram=0 searcher.constraints.max_tokens_per_second=null"
+GREEDY_LLM = "batch_seconds=300 searcher.beam=1"
 READS_SPEECH = dict(
     config="conf/studies/train_speech_llm.yaml",
     weights=FRONT_END | {"model.llm.weights": GEMMA},
     unit="hf",
     tokenizer=f"google/{GEMMA}",
-    decodings={
-        "greedy": Decoding(LLM, args="searcher.beam=1"),
-        # before the training with empty transcripts
+    decodings={"greedy": Decoding(LLM, args=GREEDY_LLM)},
+)
+# of the systems of the primary contrast: also before the training with empty transcripts, and
+# without limits on the search
+IN_DETAIL = READS_SPEECH | dict(
+    decodings=READS_SPEECH["decodings"]
+    | {
         "before": Decoding(
-            LLM, args="searcher.beam=1 phase=speech", sets=(*LIBRISPEECH_SETS, NOISES[1])
+            LLM, args=f"{GREEDY_LLM} phase=speech", sets=(*LIBRISPEECH_SETS, NOISES[1])
         ),
-        "unlimited": Decoding(
-            LLM, args=f"searcher.beam=1 {NO_LIMITS}", sets=(*ELSEWHERE, NOISES[1])
-        ),
-    },
+        "unlimited": Decoding(LLM, args=f"{GREEDY_LLM} {NO_LIMITS}", sets=(*ELSEWHERE, NOISES[1])),
+    }
 )
 KEY_FRAME = f"{FRAMES}={{type: keyframe, fusion: attention, radius: 1}}"
 
 
-def alignment_loss(name: str, loss: str, title: str) -> System:
+def alignment_loss(name: str, loss: str, title: str, parts: Mapping = READS_SPEECH) -> System:
     """Beside the cross entropy, throughout the training."""
     changes = (f"losses.{name}={loss}",)
-    return System(changes=changes, encoder="ctc", against="lora", title=title, **READS_SPEECH)
+    return System(changes=changes, encoder="ctc", against="lora", title=title, **parts)
 
 
 def rows_of(encoder: str, rate: int, kernel: int, title: str, *more: str, **other: str) -> System:
@@ -323,10 +326,10 @@ SPEECH_LLM = {
         **READS_SPEECH,
     ),
     "lora": System(
-        encoder="ctc", against="adapter", title="adapter and LoRA", small=True, **READS_SPEECH
+        encoder="ctc", against="adapter", title="adapter and LoRA", small=True, **IN_DETAIL
     ),
     "matching": alignment_loss(
-        "matching", "{type: matching, weight: 0.1}", "matching loss, cosines"
+        "matching", "{type: matching, weight: 0.1}", "matching loss, cosines", IN_DETAIL
     ),
     "matching_scaled": alignment_loss(
         "matching",
