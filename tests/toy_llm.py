@@ -136,7 +136,7 @@ def config(llm: Path, hubert: Path | None = None, **settings) -> SpeechLlmConfig
 def build(parts: SpeechLlmConfig, heads=("llm",), seed: int = 1) -> SpeechLlm:
     """With adapters whose B is no longer zero, so that they count."""
     torch.manual_seed(seed)
-    waveform = not hasattr(parts.encoder, "kernel")
+    waveform = not hasattr(parts.encoder, "kernel") or parts.encoder.frontend is not None
     model = SpeechLlm(
         parts,
         input_dim=1 if waveform else 20,

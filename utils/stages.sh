@@ -16,6 +16,8 @@ num_nodes=1            # machines of stages 3 and 4; each runs ngpu or ranks pro
 master=                # <host>:<port> of the first of several machines; not needed with utils/slurm.sh
 tag=                   # name of the experiment's folder; default: the name of the training config
 train_args=            # changes to the training config, as in "optim.lr=1e-4 trainer.epochs=3"
+tokenizer=             # hub name or folder of a language model, whose tokens are the vocabulary of --unit hf
+text_case=lower        # case of the training text for --unit hf: keep or lower
 init_from=             # folder of a trained model of any recipe, or hf:user/model: stage 3 starts from its weights
 init_vocab=keep        # its vocabulary: keep, extend (by the characters that it lacks) or replace (by a new one)
 tune=true              # false, with --init-from: skip stages 2 and 3; stage 4 decodes that model without training
@@ -74,7 +76,7 @@ check_name() {      # <what> <name>: the name must be valid for a folder
   esac
 }
 
-for name in corpus data_dirs init_from train_config decode_config lm_config lm_text import_from; do locate "$name"; done
+for name in corpus data_dirs init_from tokenizer train_config decode_config lm_config lm_text import_from; do locate "$name"; done
 # Subfolder of data, dump and exp for this kind of run.
 variant=
 if declare -F settings > /dev/null; then settings; fi
@@ -103,6 +105,7 @@ if [[ $tune == false ]]; then
 fi
 [[ " keep extend replace " == *" $init_vocab "* ]] || usage_error "--init-vocab must be keep, extend or replace, not '$init_vocab'"
 [[ $init_vocab == keep || -n $init_from ]] || usage_error "--init-vocab needs --init-from <folder>: the model whose vocabulary it is"
+[[ $unit != hf || -n $tokenizer$init_from ]] || usage_error "--unit hf needs --tokenizer <hub name or folder>: the language model whose tokens are the vocabulary"
 init_name=; vocab_from=text
 if [[ -n $init_from ]]; then
   vocab_from=$init_vocab
@@ -117,7 +120,7 @@ fi
 
 data=data$variant
 vocab=$data/vocab_$unit
-if (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
+if [[ $unit != hf ]] && (( vocab_size > 0 )); then vocab+=_$vocab_size; fi
 if [[ $vocab_from == keep ]]; then vocab=$init_from/vocab; elif [[ $vocab_from == extend ]]; then vocab=$data/vocab_$init_name; fi
 if [[ $tune == false ]]; then tag=${tag:-from_$init_name}; fi
 tag=${tag:-$(basename "${train_config%.yaml}")}
@@ -289,7 +292,9 @@ default_features() {
 
 default_vocabulary() {
   if [[ $vocab_from == keep ]]; then log "using the vocabulary of $init_from"; return; fi
-  local kind=(--unit "$unit" --size "$vocab_size"); if [[ $vocab_from == extend ]]; then kind=(--extend "$init_from/vocab"); fi
+  local kind=(--unit "$unit" --size "$vocab_size")
+  if [[ $unit == hf ]]; then kind=(--unit hf --tokenizer "$tokenizer" --case "$text_case"); fi
+  if [[ $vocab_from == extend ]]; then kind=(--extend "$init_from/vocab"); fi
   tool make_vocab --text "$data/$train_set/text" "${kind[@]}" --out "$vocab"
 }
 

@@ -187,6 +187,9 @@ class Caller:
 
     def __init__(self, model: nn.Module) -> None:
         self.takes = frozenset(inspect.signature(model.forward).parameters)
+        head = model.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(_whole)
 
     def __call__(
         self, model: nn.Module, embeddings: Tensor, mask: Tensor, keep: int, cache: object = None
@@ -214,6 +217,13 @@ class Caller:
         # a model without `logits_to_keep` returns the logits of all positions
         output.logits = output.logits[:, -keep:]
         return output
+
+
+def _whole(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """The last positions (B, keep, D) as one block of memory: as a slice, their product with weights
+    that are not trained would read these once per utterance.
+    """
+    return tuple(value.contiguous() for value in inputs)
 
 
 def context_of(model: nn.Module) -> int | None:

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from asrtool import tuning
 from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig
 from asrtool.encoders import ENCODERS, check_encoder
-from asrtool.heads import HEADS
+from asrtool.heads import HEADS, TapHead
 from asrtool.models import llm, prompt
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import right_aligned
 from asrtool.models.origins import fingerprint
-from asrtool.registry import OMIT
+from asrtool.registry import OMIT, bounded
 from asrtool.tuning import EncoderTuning
 from asrtool.types import Batch, EncoderOutput, Padded, both, on_host
 
@@ -46,6 +46,9 @@ class SpeechLlmConfig:
     encoder: Annotated[object, ENCODERS]
     # weights of an encoder that asrtool trained (average-10.safetensors); null: none
     encoder_weights: str | None = None
+    # tokens of that encoder's own heads, such as the letters by which it finds its key frames;
+    # null: those of the language model
+    encoder_vocab_size: int | None = bounded(None, least=1, omit=True)
     encoder_tuning: EncoderTuning = field(default_factory=EncoderTuning)
     adapter: Annotated[object, DOWNSAMPLERS] = field(default_factory=Conv1dMlpConfig)
     llm: LlmConfig
@@ -73,7 +76,10 @@ class SpeechLlm(AsrModel):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.encoder = ENCODERS.build(
-            config.encoder, input_dim=input_dim, vocab_size=vocab_size, frame_shift=frame_shift
+            config.encoder,
+            input_dim=input_dim,
+            vocab_size=config.encoder_vocab_size or vocab_size,
+            frame_shift=frame_shift,
         )
         check_encoder(self.encoder)
         if config.encoder_weights is not None and not tuning.on_meta():
@@ -93,6 +99,7 @@ class SpeechLlm(AsrModel):
         if "speech" in heads:  # the matching loss compares it with the text
             heads = heads | {"text"}
         self.heads = self.build_heads(frozenset(heads), config.heads or {})
+        self._check_vocabularies()
         self.blank = self._blank(tokenizer)
         self.frozen = self._tune()
         self.pretrained, self.sources = self._sources()
@@ -100,6 +107,23 @@ class SpeechLlm(AsrModel):
             # newer versions of transformers renamed the method
             newer = getattr(self.llm, "activation_checkpointing_enable", None)
             (newer or self.llm.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    def _check_vocabularies(self) -> None:
+        """Raise `ValueError` if a loss would compare the transcript with tokens of the encoder."""
+        size = self.config.encoder_vocab_size
+        if size is None or size == self.vocab_size:
+            return
+        taps = [
+            name
+            for name, head in self.heads.items()
+            if isinstance(head, TapHead) and head.alignment is not None
+        ]
+        if taps:
+            raise ValueError(
+                f"the head '{taps[0]}' of the encoder has {size} tokens of its own "
+                f"(encoder_vocab_size), and transcripts are in the {self.vocab_size} of the "
+                "language model: train the encoder by itself, and remove the loss here"
+            )
 
     def _blank(self, tokenizer: object | None) -> int | None:
         """The blank, token 0, if a head needs one; else None, and every token may be written.
@@ -145,11 +169,10 @@ class SpeechLlm(AsrModel):
         }
         known = {part: origin for part, origin in weights.items() if origin[0] is not None}
         names = frozenset(key for key in self.frozen if key.partition(".")[0] in known)
-        if config.encoder_weights is None:
-            # the encoder may freeze a part itself, such as a front end, with a source of its own
-            names |= {f"encoder.{key}" for key in self.encoder.pretrained}
-            inside = (source.below("encoder") for source in self.encoder.sources)
-            known |= {source.part: (source.weights, source.revision) for source in inside}
+        # the encoder may freeze a part itself, such as a front end, with a source of its own
+        names |= {f"encoder.{key}" for key in self.encoder.pretrained}
+        inside = (source.below("encoder") for source in self.encoder.sources)
+        known = {source.part: (source.weights, source.revision) for source in inside} | known
         if tuning.on_meta():
             return names, ()
         return names, tuple(fingerprint(*origin, part) for part, origin in known.items())
@@ -221,7 +244,8 @@ class SpeechLlm(AsrModel):
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
     """Load an encoder from the weights of a model with the same encoder, such as
-    average-10.safetensors. Raises `ValueError` if they cannot be read or do not fit.
+    average-10.safetensors; what that model left out, such as a frozen front end, stays as built.
+    Raises `ValueError` if they cannot be read or do not fit.
     """
     try:
         tensors = load_file(path)
@@ -235,8 +259,9 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         for key, value in tensors.items()
         if key.startswith("encoder.")
     }
+    built = {key: value for key, value in encoder.state_dict().items() if key in encoder.pretrained}
     try:
-        encoder.load_state_dict(state)
+        encoder.load_state_dict(built | state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(

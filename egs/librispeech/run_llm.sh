@@ -18,8 +18,6 @@ test_sets="test_clean test_other"         # sets to decode and score
 
 llm=                                      # hub name or folder of the language model, with its tokenizer; default: those of the config
 unit=hf                                   # unit of the vocabulary: that of the language model
-tokenizer=lmsys/vicuna-7b-v1.5            # hub name or folder of the language model, for unit hf
-text_case=lower                           # case of the training text: keep or lower
 vocab_size=0                              # not used: the vocabulary is that of the language model
 metric=wer                                # error rate: wer or cer
 normalize=en                              # text normaliser before scoring: none, en, zh, whisper ...
@@ -37,6 +35,7 @@ mini_pieces=500                           # word pieces of the small language mo
 
 settings() {
   locate noise; locate rooms; locate llm
+  tokenizer=${tokenizer:-lmsys/vicuna-7b-v1.5}
   if [[ -n $llm ]]; then
     [[ $mini == false ]] || usage_error "--llm needs a corpus: the miniature trains its own language model"
     tokenizer=$llm train_args="model.llm.weights=$llm model.llm.shape=null${train_args:+ $train_args}"
@@ -68,7 +67,7 @@ stage_vocabulary() {
     take_parts
     train_language_model
   fi
-  tool make_vocab --text "$data/$train_set/text" --unit hf --tokenizer "$tokenizer" --case "$text_case" --out "$vocab"
+  default_vocabulary
 }
 
 stage_train() {

@@ -25,8 +25,27 @@ RECIPE = STUDIES.parent
 RUN = """#!/usr/bin/env bash
 printf '%q ' "$@" >> "$CALLS"; echo >> "$CALLS"
 python - "$@" << 'END'
+import json
 import sys
 from pathlib import Path
+
+
+def train_encoder(exp, given):
+    from asrtool.data import tokenizers
+    from asrtool.experiment import dump_phases, load_phases, split_overrides
+    from asrtool.trainer import records
+
+    phases = load_phases(Path(given["--train-config"]), split_overrides([given["--train-args"]]))
+    (exp / "config.yaml").write_text(dump_phases(phases))
+    (exp / "vocab").mkdir(exist_ok=True)
+    tokenizers.train(["A B", "C"], "char", 0, exp / "vocab")
+    *_, (name, phase) = phases.items()
+    (exp / name).mkdir(exist_ok=True)
+    weights = exp / name / f"average-{phase.trainer.average}.safetensors"
+    weights.write_bytes(b"weights")
+    records.note(weights)
+    records.point(exp / name, "finished", weights)
+
 
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 tests = ("librispeech", "librispeech_other", "speechocean762", "commonvoice")
@@ -39,14 +58,28 @@ for name in ("train", "dev", *(f"test_{test}" for test in tests)):
     (folder / "utt2accent").write_text("1-1 us\\n2-1 wales\\n")
 exp = Path("exp", given.get("--tag", "none"))
 if given.get("--stop-stage") == "3":
-    exp.mkdir(parents=True)
+    exp.mkdir(parents=True, exist_ok=True)
+    is_encoder = given["--tag"].startswith("speech_llm") and given["--unit"] == "char"
+    if is_encoder and not (exp / "config.yaml").exists():
+        train_encoder(exp, given)
     (exp / "log.jsonl").write_text('{"event": "valid", "time": 1.0, "valid/wer": 0.5}\\n')
 if given.get("--stage") == "4":
     for name in given["--test-sets"].split():
         folder = exp / given["--decode-tag"] / name
         folder.mkdir(parents=True)
         (folder / "text").write_text("1-1 A X\\n2-1 C\\n")
+        line = json.dumps({"seconds": 2.0, "frames": 10, "elapsed": 0.5})
+        (folder / "hyps.jsonl").write_text(f"{line}\\n{line}\\n")
 END
+"""
+NOISE = """
+import sys
+from pathlib import Path
+
+for name in ("noise_train", "noise_eval"):
+    folder = Path(sys.argv[sys.argv.index("--out") + 1], name)
+    folder.mkdir(exist_ok=True)
+    (folder / "text").write_text("1-1\\n2-1\\n")
 """
 
 
@@ -65,6 +98,11 @@ def recipe(tmp_path):
     """A copy in which run.sh only writes its commands and made-up texts."""
     recipe = tmp_path / "egs" / "accents"
     shutil.copytree(STUDIES, recipe / "studies")
+    (recipe / "conf").symlink_to(RECIPE / "conf")
+    other = recipe.parent / "librispeech"
+    (other / "local").mkdir(parents=True)
+    (other / "local/prepare_noise.py").write_text(NOISE)
+    (other / "conf").symlink_to(ROOT / "egs/librispeech/conf")
     (recipe / "run.sh").write_text(RUN)
     (recipe / "run.sh").chmod(0o755)
     for path in (RECIPE / "lists").rglob("*.txt"):
@@ -75,8 +113,9 @@ def recipe(tmp_path):
 
 
 def run(recipe: Path, *given: str) -> subprocess.CompletedProcess:
-    corpora = recipe / "corpora"
+    corpora, noises = recipe / "corpora", recipe / "noises"
     corpora.mkdir(exist_ok=True)
+    given += ("--noise", str(noises)) if given[0] == "speech_llm" else ()
     return subprocess.run(
         [sys.executable, "studies/real_speech.py", *given, "--corpus", str(corpora)],
         cwd=recipe,
@@ -106,7 +145,9 @@ def test_every_command_of_a_study_names_what_exists(recipe, modules):
             )
             assert {phase.seed for phase in phases.values()} <= {0, 7}
         if call.get("--stage") == "4":
-            load_decode(RECIPE / call["--decode-config"])
+            changes = split_overrides([call.get("--decode-args", "")])
+            settings = load_decode(RECIPE / call["--decode-config"], changes)
+            assert settings.phase in (None, *phases)  # of the training before
 
 
 def test_a_row_says_what_was_run_and_is_measured_once(recipe):
@@ -127,10 +168,16 @@ def test_a_row_says_what_was_run_and_is_measured_once(recipe):
     assert "| key frames, AXE | aligned | 1 | 33.33 | 33.33 | 33.33 |" in table
 
 
+def decodings(systems):
+    return [way for system in systems.values() for way in system.decodings.values()]
+
+
 def test_the_small_budget_has_one_system_in_each_study(modules):
     for study in modules["systems"].STUDIES.values():
         systems = study.systems
         assert sum(system.small for system in systems.values()) == 1
+        assert all(one.encoder is None or one.encoder in systems for one in systems.values())
+        assert all(set(way.sets or ()) <= set(study.sets) for way in decodings(systems))
         assert all(one.against is None or one.against in systems for one in systems.values())
         assert all(system.primary in system.decodings for system in systems.values())
 
@@ -141,6 +188,49 @@ def test_accents_of_few_clips_are_one_class(recipe):
     assert train.read_text() == "1-1 us\n2-1 other\n"
     row = json.loads((recipe.parents[1] / "docs/results/accents/conformer-s0.json").read_text())
     assert row["labels"]["1-1"] == "us"
+
+
+def test_a_speech_llm_takes_the_encoder_of_its_study_and_counts_words_on_noise(recipe):
+    done = run(recipe, "speech_llm", "--systems", "ctc", "adapter", "lora")
+    assert done.returncode == 0, done.stderr
+    trained = [call for call in calls(recipe) if call.get("--stop-stage") == "3"]
+    tags = ["speech_llm_ctc_s0", "speech_llm_adapter_s0", "speech_llm_lora_s0"]
+    assert list(dict.fromkeys(call["--tag"] for call in trained)) == tags
+    for call in trained:
+        changes = split_overrides([call["--train-args"]])
+        phases = load_phases(RECIPE / call["--train-config"], changes)
+        assert call["--extra-sets"] == "noise_train noise_eval"
+        if call["--unit"] == "hf":
+            assert call["--tokenizer"] == "google/gemma-3-270m"
+            path = "exp/speech_llm_ctc_s0/train/average-3.safetensors"
+            assert {phase.model.encoder_weights for phase in phases.values()} == {path}
+            assert {phase.model.encoder_vocab_size for phase in phases.values()} == {7}
+            assert (call["--train-set"], "noise_train") == tuple(
+                part.set for part in phases["non_speech"].data.sets
+            )
+    row = json.loads((recipe.parents[1] / "docs/results/speech_llm/lora-s0.json").read_text())
+    assert row["decodings"]["before"]["noise_eval"] == {"1-1": [0, 0, 0, 2], "2-1": [0, 0, 0, 1]}
+    measured = row["measured"]["greedy"]["sets"]
+    assert measured["study_dev"] == {"seconds": 4.0, "frames": 20, "elapsed": 1.0}
+    # 3 words on 4 seconds of noise; 20 frames of 4 seconds of speech
+    table = run(recipe, "speech_llm", "--table").stdout
+    (line,) = (
+        line for line in table.splitlines() if line.startswith("| adapter and LoRA | greedy")
+    )
+    assert "| 45.0 | 5.0 |" in line and "| adapter | +0.00 |" in line
+    assert "| unlimited | 1 |  |  | 33.33 |" in table
+
+
+def test_a_study_with_noise_needs_noises(recipe):
+    command = [sys.executable, "studies/real_speech.py", "speech_llm", "--corpus", str(recipe)]
+    done = subprocess.run(
+        command,
+        cwd=recipe,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "--noise: the study speech_llm counts" in done.stderr
 
 
 def test_an_unknown_system_is_named(recipe):

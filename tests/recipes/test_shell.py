@@ -188,6 +188,20 @@ def test_its_vocabulary_is_extended_or_replaced(
     assert f"--vocab {vocab} --exp exp/train_full --init {big} --set init.vocab={how}" in text
 
 
+def test_the_vocabulary_may_be_that_of_a_language_model(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "llm").mkdir()
+    stage = ("--dry-run", "true", "--stage", "2", "--stop-stage", "2", "--unit", "hf")
+    text = recipe.run(*stage, "--tokenizer", "llm", at=tmp_path).stdout
+    made = f"--unit hf --tokenizer {tmp_path}/llm --case lower --out data/vocab_hf\n"
+    assert f"make_vocab --text data/train/text {made}" in text
+    kept = recipe.run(*stage, "--tokenizer", "google/gemma", "--text-case", "keep").stdout
+    assert "--unit hf --tokenizer google/gemma --case keep --out data/vocab_hf\n" in kept
+    done = recipe.run(*stage)
+    assert (
+        done.returncode == 2 and "--unit hf needs --tokenizer <hub name or folder>" in done.stderr
+    )
+
+
 def test_a_model_of_the_hub_is_fetched_before_the_stages(recipe: Recipe) -> None:
     folder = recipe.folder / "cache" / "0123"
     folder.mkdir(parents=True)

@@ -4,15 +4,18 @@
     python studies/real_speech.py recogniser --corpus <corpora> --weights <folder of models>
     python studies/real_speech.py keyframes --systems baseline axe --seeds 0 1 2 --corpus ...
     python studies/real_speech.py keyframes --budget small --corpus ...
+    python studies/real_speech.py speech_llm --noise <noises> --corpus ...
     python studies/real_speech.py keyframes --table
 
 A row is one system with one seed: <results>/<study>/<system>-s<seed>.json, with the errors of every
-test utterance, the commands, commit, machine and CPU time. Rows that are there are skipped, and a
-training that was stopped goes on, so a study can be run again and again until it is complete.
+test utterance, frames and seconds of every set, the commands, commit, machine and CPU time. Rows
+that are there are skipped, and a training that was stopped goes on, so a study can be run again and
+again until it is complete. A system that takes over the encoder of another one trains that first.
 
---weights is a folder that holds whisper-base and whisper-tiny.en as `transformers` saves them; by
-default both come from the hub. --lm-text is a file of sentences for systems that decode with an
-n-gram model. --budget small trains the one system of the study that takes 40 minutes of two cores.
+--weights is a folder that holds whisper-base, whisper-tiny.en and gemma-3-270m as `transformers`
+saves them; by default they come from the hub. --lm-text is a file of sentences for systems that
+decode with an n-gram model, --noise the noises of a study that counts insertions. --budget small
+trains the one system of the study that takes 40 minutes of two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 
 import rows
-from systems import ACCENT_CLASSES, STUDIES, Study, System
+from systems import ACCENT_CLASSES, NOISES, STUDIES, Decoding, Study, System
 
 from asrtool.data.kaldi import ops
 from asrtool.score.align import count_pairs
@@ -88,6 +91,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--corpus", type=Path, help="as of run.sh")
     options.add_argument("--weights", type=Path, help="folder of pre-trained models")
     options.add_argument("--lm-text", type=Path, help="sentences for the n-gram model")
+    options.add_argument("--noise", type=Path, help="as of ../librispeech/run_llm.sh")
     options.add_argument("--ranks", type=int, help="as of run.sh")
     options.add_argument("--ngpu", type=int, help="as of run.sh")
     options.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
@@ -102,7 +106,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     if args.corpus is None and not args.table:
         options.error("--corpus: give the folder of the corpora, as to run.sh")
-    for name in ("corpus", "weights", "lm_text", "results"):
+    if args.noise is None and STUDIES[args.study].noise and not args.table:
+        options.error(
+            f"--noise: the study {args.study} counts insertions on noise; give a folder of MUSAN, "
+            "or of data directories train and eval"
+        )
+    for name in ("corpus", "weights", "lm_text", "noise", "results"):
         if (value := getattr(args, name)) is not None:
             setattr(args, name, value.resolve())
     return args
@@ -131,6 +140,10 @@ def prepare(args: argparse.Namespace) -> None:
         path = origin / "text" if listing is None else RECIPE / "lists" / listing
         ids = [line.split()[0] for line in path.read_text().splitlines()]
         ops.select(origin, target, ids)
+    if args.noise is not None:
+        script = [sys.executable, "../librispeech/local/prepare_noise.py"]
+        command = [*script, "--corpus", str(args.noise), "--out", "data"]
+        subprocess.run(command, cwd=RECIPE, check=True)
     for target in (RECIPE / "data" / name for name in SETS if name.startswith("study_accents")):
         merge_accents(target / "utt2accent")
 
@@ -145,27 +158,27 @@ def merge_accents(path: Path) -> None:
 def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dict:
     """Train and decode a system; its row."""
     system = study.systems[name]
-    tag = f"{args.study}_{name}_s{seed}"
-    changes = [f"seed={seed}", *system.changes, *weights_of(args, system)]
-    sets = [*study.dev, *study.tests, *study.beside]
-    common = ["--tag", tag, "--train-set", system.train_set, "--valid-set", study.dev[0]]
-    common += ["--test-sets", " ".join(sets), "--unit", system.unit]
-    common += ["--vocab-size", str(system.vocab_size), "--train-config", system.config]
-    common += ["--train-args", " ".join(map(shlex.quote, changes))]
-    resumed = (RECIPE / "exp" / tag).exists()
-    commands, begun, cpu = [], time.monotonic(), used()
-    commands.append(recipe(args, *common, "--stage", "1", "--stop-stage", "3"))
+    exp = RECIPE / "exp" / tag_of(args, name, seed)
+    changes, commands = [], []
+    if system.encoder is not None:
+        changes, commands = with_encoder(args, system.encoder, study, seed)
+    given = options(args, name, study, seed, changes)
+    resumed = exp.exists()
+    begun, cpu = time.monotonic(), used()
+    commands.append(recipe(args, *given, "--stage", "1", "--stop-stage", "3"))
     trained, trained_cpu = time.monotonic(), used()
-    decodings = {}
+    decodings, measured = {}, {}
     for key, decoding in system.decodings.items():
-        given = [*common, "--decode-config", decoding.config, "--decode-tag", key]
-        if decoding.lm is not None:
-            if args.lm_text is None:
-                continue
-            given += ["--lm", decoding.lm, "--lm-text", str(args.lm_text)]
-            commands.append(recipe(args, *given, "--stage", "2", "--stop-stage", "2"))
-        commands.append(recipe(args, *given, "--stage", "4"))
-        decodings[key] = {one: errors(RECIPE / "exp" / tag / key / one, one) for one in sets}
+        if decoding.lm is not None and args.lm_text is None:
+            continue
+        before = used()
+        commands += decode(args, study, decoding, [*given, "--decode-tag", key])
+        sets = decoding.sets or study.sets
+        decodings[key] = {one: errors(exp / key / one, one) for one in sets}
+        measured[key] = {
+            "cpu_seconds": round(used() - before),
+            "sets": {one: sums(exp / key / one / "hyps.jsonl") for one in sets},
+        }
     return {
         "study": args.study,
         "system": name,
@@ -178,10 +191,76 @@ def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dic
         "train_cpu_seconds": round(trained_cpu - cpu),
         "decode_seconds": round(time.monotonic() - trained),
         "decode_cpu_seconds": round(used() - trained_cpu),
-        "training": training(RECIPE / "exp" / tag),
+        "training": training(exp),
         "decodings": decodings,
-        "labels": accents(sets),
+        "measured": measured,
+        "labels": accents(study.sets),
     }
+
+
+def tag_of(args: argparse.Namespace, name: str, seed: int) -> str:
+    return f"{args.study}_{name}_s{seed}"
+
+
+def options(
+    args: argparse.Namespace, name: str, study: Study, seed: int, more: Sequence[str] = ()
+) -> list[str]:
+    """Of run.sh, for every stage of a system's training and decoding."""
+    system = study.systems[name]
+    changes = [f"seed={seed}", *system.changes, *weights_of(args, system), *more]
+    if system.tokenizer is not None:
+        changes.append("model.llm.shape=null")  # that of the weights
+    given = ["--tag", tag_of(args, name, seed)]
+    given += ["--train-set", system.train_set, "--valid-set", study.dev[0]]
+    given += ["--test-sets", " ".join(study.speech), "--unit", system.unit]
+    given += ["--vocab-size", str(system.vocab_size), "--train-config", system.config]
+    given += ["--train-args", " ".join(map(shlex.quote, changes))]
+    if system.tokenizer is not None:
+        folder = args.weights and args.weights / Path(system.tokenizer).name
+        given += ["--tokenizer", str(folder or system.tokenizer)]
+    if study.noise:
+        given += ["--extra-sets", " ".join(NOISES)]
+    return given
+
+
+def with_encoder(
+    args: argparse.Namespace, name: str, study: Study, seed: int
+) -> tuple[list[str], list[list[str]]]:
+    """Train the system `name` unless it is trained; the changes of a speech LLM that takes over its
+    encoder, and the commands.
+    """
+    from asrtool.experiment import load_decode
+    from asrtool.model_folder import Experiment
+
+    given = options(args, name, study, seed)
+    commands = [recipe(args, *given, "--stage", "1", "--stop-stage", "3")]
+    trained = Experiment.open(RECIPE / "exp" / tag_of(args, name, seed))
+    system = study.systems[name]
+    settings = load_decode(RECIPE / system.decodings[system.primary].config)
+    weights = trained.weights(settings).relative_to(RECIPE)
+    changes = [f"model.encoder_weights={weights}"]
+    return [*changes, f"model.encoder_vocab_size={trained.tokenizer.size}"], commands
+
+
+def decode(
+    args: argparse.Namespace, study: Study, decoding: Decoding, given: Sequence[str]
+) -> list[list[str]]:
+    """Decode and score the sets; noises are decoded alone, since they have no error rate."""
+    given = [*given, "--decode-config", decoding.config]
+    commands = []
+    if decoding.args:
+        given += ["--decode-args", decoding.args]
+    if decoding.lm is not None:
+        given += ["--lm", decoding.lm, "--lm-text", str(args.lm_text)]
+        commands.append(recipe(args, *given, "--stage", "2", "--stop-stage", "2"))
+    sets = decoding.sets or study.sets
+    speech = [name for name in sets if name not in NOISES]
+    noise = [name for name in sets if name in NOISES]
+    commands.append(recipe(args, *given, "--test-sets", " ".join(speech), "--stage", "4"))
+    if noise:
+        alone = ["--test-sets", " ".join(noise), "--stage", "4", "--stop-stage", "4"]
+        commands.append(recipe(args, *given, *alone))
+    return commands
 
 
 def accents(sets: Iterable[str]) -> dict[str, str]:
@@ -206,6 +285,15 @@ def errors(folder: Path, name: str) -> dict[str, list[int]]:
     return dict(zip(references, count_pairs(pairs).tolist(), strict=True))
 
 
+def sums(hypotheses: Path) -> dict[str, float]:
+    """Seconds of audio, seconds that recognition took, and frames that were searched: of a speech
+    LLM the rows of speech in its prompts. Utterances that were cut into windows have no frames.
+    """
+    lines = [json.loads(line) for line in hypotheses.read_text().splitlines()]
+    names = ("seconds", "elapsed", "frames")
+    return {name: round(sum(line.get(name, 0) for line in lines), 2) for name in names}
+
+
 def training(exp: Path) -> dict:
     """The validations of the log."""
     events = [json.loads(line) for line in (exp / "log.jsonl").read_text().splitlines()]
@@ -225,7 +313,8 @@ def used() -> float:
 def shown(args: argparse.Namespace, command: Iterable[str]) -> str:
     """The command, without the folders of this machine."""
     text = shlex.join(command)
-    given = {"<corpora>": args.corpus, "<models>": args.weights, "<lm_text>": args.lm_text}
+    given = {"<corpora>": args.corpus, "<models>": args.weights}
+    given |= {"<lm_text>": args.lm_text, "<noises>": args.noise}
     for name, path in given.items():
         if path is not None:
             text = text.replace(str(path), name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from systems import Study, System
+from systems import NOISES, Study, System
 
 from asrtool.score.bootstrap import tail
 
@@ -147,25 +147,46 @@ def contrast(
 def table(folder: Path, study: Study) -> str:
     """Markdown: a line for each system and decoding that has rows."""
     label = "test, mean over accents" if study.macro else "test, pooled"
-    lines = [
-        f"| system | decoding | seeds | dev | {label} | "
-        + " | ".join(study.beside)
-        + " | against | points | 95 % | CPU minutes |",
-        "|" + " --- |" * (9 + len(study.beside)),
-    ]
+    heads = ["system", "decoding", "seeds", "dev", label, *study.beside]
+    heads += ["words a minute of noise", "rows a second", "decoding, CPU seconds"] * study.noise
+    heads += ["against", "points", "95 %", "CPU minutes"]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     measured = {name: read(folder, name) for name in study.systems}
     for name, system in study.systems.items():
         chosen = list(measured[name].values())
         for decoding in chosen[0]["decodings"] if chosen else ():
             cells = [system.title or name, decoding, str(len(chosen))]
+            decoded = chosen[0]["decodings"][decoding]
             for sets in (study.dev, study.tests, *([one] for one in study.beside)):
                 macro = study.macro and sets is study.tests
-                cells.append(f"{errors_of(chosen, decoding, sets, macro).rate:.2f}")
+                known = all(one in decoded for one in sets)
+                cells.append(
+                    f"{errors_of(chosen, decoding, sets, macro).rate:.2f}" if known else ""
+                )
+            if study.noise:
+                cells += load(chosen, decoding)
             cells += against(measured, study, name, decoding)
             minutes = np.mean([row["train_cpu_seconds"] / 60 for row in chosen])
             cells.append(f"{minutes:.0f}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def load(seeds: Sequence[Mapping], decoding: str) -> list[str]:
+    """Cells: words written on a minute of noise, frames that were searched in a second of speech
+    (of a speech LLM: rows of speech in its prompt), and CPU seconds of the decoding.
+    """
+    sets = [row["measured"][decoding]["sets"] for row in seeds]
+    words = sum(
+        insertions
+        for row in seeds
+        for *_, insertions in row["decodings"][decoding][NOISES[1]].values()
+    )
+    minutes = sum(one[NOISES[1]]["seconds"] for one in sets) / 60
+    speech = [one[name] for one in sets for name in one if name not in NOISES]
+    rows = sum(one["frames"] for one in speech) / sum(one["seconds"] for one in speech)
+    cpu = np.mean([row["measured"][decoding]["cpu_seconds"] for row in seeds])
+    return [f"{words / minutes:.1f}", f"{rows:.1f}", f"{cpu:.0f}"]
 
 
 def against(

@@ -9,11 +9,18 @@ from typing import NamedTuple
 LIBRISPEECH = "../librispeech/conf"
 WHISPER = f"{LIBRISPEECH}/whisper"
 BASE = "whisper-base"
+TINY_EN = "whisper-tiny.en"
+
+
+# sets of noise beside those of `data`: to train with, and to count insertions on
+NOISES = ("noise_train", "noise_eval")
 
 
 class Decoding(NamedTuple):
     config: str
     lm: str | None = None  # as `--lm` of the recipe
+    args: str = ""  # as `--decode-args` of the recipe
+    sets: tuple[str, ...] | None = None  # None: all of the study
 
 
 GREEDY = Decoding("conf/decode_greedy.yaml")
@@ -31,6 +38,8 @@ class System:
     train_set: str = "study_train_1h"
     unit: str = "char"
     vocab_size: int = 0
+    tokenizer: str | None = None  # of unit hf: the language model on the hub
+    encoder: str | None = None  # the system of the study whose encoder it takes over
     title: str = ""
     small: bool = False  # trained in 40 minutes of two cores: --budget small
     against: str | None = None  # the system that it is compared with
@@ -46,6 +55,16 @@ class Study:
     tests: tuple[str, ...] = ("test_librispeech", "test_librispeech_other")
     beside: tuple[str, ...] = ("test_speechocean762",)
     macro: bool = False  # tests: the mean over accents instead of pooled
+    noise: bool = False  # insertions are counted on noise
+
+    @property
+    def speech(self) -> tuple[str, ...]:
+        return (*self.dev, *self.tests, *self.beside)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All that are decoded."""
+        return (*self.speech, NOISES[1]) if self.noise else self.speech
 
 
 FRONT_END = {"model.encoder.frontend.weights": BASE}
@@ -133,7 +152,7 @@ KEYFRAMES = {
 }
 
 ECHO = "conf/studies/train_echo.yaml"
-TINY = dict(weights={"model.encoder.weights": "whisper-tiny.en"})
+TINY = dict(weights={"model.encoder.weights": TINY_EN})
 ATTENTION = "model.encoder.attention"
 # CTC 0.7 with class weights, focal CTC 0.3
 HYBRID = (
@@ -248,6 +267,97 @@ ACCENTS = {
 # of the labels in utt2accent; all others have too few clips
 ACCENT_CLASSES = ("us", "england", "australia", "mandarin")
 
+GEMMA = "gemma-3-270m"
+LLM = f"{LIBRISPEECH}/speech_llm/decode_llm.yaml"
+LIBRISPEECH_SETS = ("study_dev", "study_dev_speakers", "test_librispeech", "test_librispeech_other")
+ELSEWHERE = ("test_speechocean762", "test_commonvoice")
+NO_LIMITS = "searcher.constraints.no_repeat_ngram=0 searcher.constraints.max_tokens_per_second=null"
+GREEDY_LLM = "batch_seconds=300 searcher.beam=1"
+READS_SPEECH = dict(
+    config="conf/studies/train_speech_llm.yaml",
+    weights=FRONT_END | {"model.llm.weights": GEMMA},
+    unit="hf",
+    tokenizer=f"google/{GEMMA}",
+    decodings={"greedy": Decoding(LLM, args=GREEDY_LLM)},
+)
+# of the systems of the primary contrast: also before the training with empty transcripts, and
+# without limits on the search
+IN_DETAIL = READS_SPEECH | dict(
+    decodings=READS_SPEECH["decodings"]
+    | {
+        "before": Decoding(
+            LLM, args=f"{GREEDY_LLM} phase=speech", sets=(*LIBRISPEECH_SETS, NOISES[1])
+        ),
+        "unlimited": Decoding(LLM, args=f"{GREEDY_LLM} {NO_LIMITS}", sets=(*ELSEWHERE, NOISES[1])),
+    }
+)
+KEY_FRAME = f"{FRAMES}={{type: keyframe, fusion: attention, radius: 1}}"
+
+
+def alignment_loss(name: str, loss: str, title: str, parts: Mapping = READS_SPEECH) -> System:
+    """Beside the cross entropy, throughout the training."""
+    changes = (f"losses.{name}={loss}",)
+    return System(changes=changes, encoder="ctc", against="lora", title=title, **parts)
+
+
+def rows_of(encoder: str, rate: int, kernel: int, title: str, *more: str, **other: str) -> System:
+    """With another adapter: a row for every `rate` frames, or key frames, of the encoder."""
+    changes = (f"model.adapter.rate={rate}", f"model.adapter.kernel={kernel}", *more)
+    return System(changes=changes, encoder=encoder, title=title, **other, **READS_SPEECH)
+
+
+SPEECH_LLM = {
+    "ctc": System(
+        config="conf/studies/train_keyframe_baseline.yaml",
+        weights=FRONT_END,
+        title="the encoder alone, CTC on letters",
+    ),
+    "ctc_tiny": System(
+        config="conf/studies/train_keyframe_baseline.yaml",
+        weights={"model.encoder.frontend.weights": TINY_EN},
+        changes=("model.encoder.frontend.size=tiny",),
+        title="the encoder alone, on whisper-tiny.en",
+    ),
+    "axe": System(
+        config=KEYFRAME,
+        weights=FRONT_END,
+        decodings={"aligned": ALIGNED},
+        primary="aligned",
+        title="the encoder alone, key frames and AXE on letters",
+    ),
+    "adapter": System(
+        changes=("model.llm.tuning.mode=frozen",),
+        encoder="ctc",
+        title="adapter alone, 5 rows a second",
+        **READS_SPEECH,
+    ),
+    "lora": System(
+        encoder="ctc", against="adapter", title="adapter and LoRA", small=True, **IN_DETAIL
+    ),
+    "matching": alignment_loss(
+        "matching", "{type: matching, weight: 0.1}", "matching loss, cosines", IN_DETAIL
+    ),
+    "matching_scaled": alignment_loss(
+        "matching",
+        "{type: matching, weight: 0.1, products: scaled}",
+        "matching loss, scaled products",
+    ),
+    "contrastive": alignment_loss(
+        "contrastive", "{type: contrastive, weight: 0.1}", "contrastive loss"
+    ),
+    "tiny": System(
+        changes=("model.encoder.frontend.size=tiny",),
+        encoder="ctc_tiny",
+        against="lora",
+        title="adapter and LoRA, on whisper-tiny.en",
+        **READS_SPEECH
+        | {"weights": READS_SPEECH["weights"] | {"model.encoder.frontend.weights": TINY_EN}},
+    ),
+    "rate12": rows_of("ctc", 4, 8, "12.5 rows a second", against="lora"),
+    "keyframes": rows_of("axe", 1, 3, "a row for every key frame", KEY_FRAME, against="rate12"),
+    "keyframes3": rows_of("axe", 3, 6, "a row for every 3 key frames", KEY_FRAME, against="lora"),
+}
+
 STUDIES: dict[str, Study] = {
     "recogniser": Study(systems=RECOGNISER),
     "keyframes": Study(systems=KEYFRAMES),
@@ -259,4 +369,5 @@ STUDIES: dict[str, Study] = {
         beside=("test_librispeech", "test_librispeech_other"),
         macro=True,
     ),
+    "speech_llm": Study(systems=SPEECH_LLM, beside=ELSEWHERE, noise=True),
 }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig, KeyframeConfig
+from asrtool.encoders import ENCODERS
 from asrtool.heads import HEADS
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, prompt
@@ -72,6 +76,15 @@ def test_parts_of_ragged_rows_are_put_together_at_the_right():
         whole = torch.cat([part[row] for part in rows])
         assert mask[row].tolist() == [False] * (9 - len(whole)) + [True] * len(whole)
         assert torch.equal(data[row][mask[row]], whole) and not data[row][~mask[row]].any()
+
+
+def test_the_last_positions_are_read_as_one_block(llm, hubert):
+    """As a slice of a batch they would be multiplied with the weights utterance by utterance."""
+    model, whole = toy_llm.build(toy_llm.config(llm, hubert)), []
+    head = model.llm.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: whole.append(inputs[0].is_contiguous()))
+    losses(model, toy_llm.batch(True))
+    assert whole == [True]
 
 
 def test_streams_of_the_matching_loss(llm, hubert):
@@ -373,3 +386,67 @@ def test_ctc_on_the_adapter_needs_a_token_that_no_text_has(llm):
     batch = toy_llm.batch(False)
     assert model(batch).head("ctc").data.shape[2] == 33
     assert toy_llm.build(toy_llm.config(llm)).blank is None
+
+
+def letters(hubert: Path) -> object:
+    """An encoder that finds key frames by letters, on a frozen front end."""
+    frontend = ENCODERS.config_type("hubert")(weights=str(hubert), tuning=Tuning(mode="frozen"))
+    downsamplers = {0: DOWNSAMPLERS.config_type("linear")(), 1: KeyframeConfig()}
+    shape = {"num_layers": 2, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 3}
+    return ENCODERS.config_type("conformer")(**shape, frontend=frontend, downsamplers=downsamplers)
+
+
+def trained_encoder(config: object, path: Path) -> dict[str, torch.Tensor]:
+    """The weights that a training with 5 letters leaves: all but those of the frozen front end."""
+    torch.manual_seed(3)
+    encoder = ENCODERS.build(config, input_dim=1, vocab_size=5, frame_shift=1 / 16000)
+    kept = {
+        f"encoder.{key}": value
+        for key, value in encoder.state_dict().items()
+        if key not in encoder.pretrained
+    }
+    save_file(kept, path)
+    return kept
+
+
+def test_an_encoder_with_letters_of_its_own_is_taken_over(llm, hubert, tmp_path):
+    path = tmp_path / "average-1.safetensors"
+    kept = trained_encoder(letters(hubert), path)
+    parts = toy_llm.config(
+        llm,
+        encoder=letters(hubert),
+        encoder_weights=str(path),
+        encoder_vocab_size=5,
+        encoder_tuning=EncoderTuning(mode="frozen"),
+        adapter=Conv1dMlpConfig(rate=1, hidden_dim=8),
+    )
+    model = toy_llm.build(parts)
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in kept.items())
+    with torch.inference_mode():
+        encoded = model.encode(toy_llm.batch(waveform=True).inputs)
+    assert encoded.taps["inter_ctc"].data.shape[2] == 5
+    # a checkpoint has neither, and names the origin of both
+    assert {key for key, _ in model.encoder.named_parameters(prefix="encoder")} <= model.pretrained
+    origins = {source["part"]: source["weights"] for source in model.sources}
+    assert origins == {"encoder": str(path), "encoder.frontend": str(hubert), "llm": str(llm)}
+
+
+def test_weights_of_another_encoder_are_refused(llm, hubert, tmp_path):
+    path = tmp_path / "average-1.safetensors"
+    trained_encoder(letters(hubert), path)
+    parts = toy_llm.config(llm, encoder=letters(hubert), encoder_weights=str(path))
+    parts = dataclasses.replace(parts, encoder_tuning=EncoderTuning(mode="frozen"))
+    with pytest.raises(ValueError, match="do not fit model.encoder .*downsamplers.1.head"):
+        toy_llm.build(parts)  # its key frames are found by 5 letters, not by the tokens of the llm
+
+
+def test_a_loss_on_the_letters_of_an_encoder_is_refused(llm, hubert):
+    parts = toy_llm.config(
+        llm,
+        encoder=letters(hubert),
+        encoder_vocab_size=5,
+        encoder_tuning=EncoderTuning(mode="full"),
+    )
+    with pytest.raises(ValueError, match="'inter_ctc' of the encoder has 5 tokens of its own"):
+        toy_llm.build(parts, heads=("llm", "inter_ctc"))
