@@ -220,7 +220,7 @@ class Caller:
 
 
 def _whole(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """The last positions (B, keep, D) as one block of memory: as a slice, their product with weights
+    """The last positions (B, keep, D) as one block of memory: of a slice, the product with weights
     that are not trained would read these once per utterance.
     """
     return tuple(value.contiguous() for value in inputs)

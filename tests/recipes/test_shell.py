@@ -40,7 +40,7 @@ def test_help_lists_every_option_of_recipe_and_engine(recipe: Recipe) -> None:
     listed = set(re.findall(r"^  --([a-z-]+) ", done.stdout, re.MULTILINE))
     engine = (
         "stage stop_stage nj ngpu ranks num_nodes master tag train_args decode_tag "
-        "decode_args lm_config lm lm_text init_from init_vocab tune"
+        "decode_args lm_config lm lm_text init_from init_vocab tune tokenizer text_case"
     )
     engine += " data_dirs extra_sets imports import_from missing mini mini_size force dry_run"
     own = "corpus train_config decode_config test_sets unit vocab_size"
