@@ -133,8 +133,16 @@ def test_a_loss_and_its_gradient_wait_for_nothing(name, monkeypatch):
 # -- models ----------------------------------------------------------------
 
 
+# an encoder of somebody's own may wait, as torch's packed sequences do
+OURS = [
+    name
+    for name in ENCODERS.names()
+    if ENCODERS.class_of(test_encoders.small(name)).__module__.startswith("asrtool.")
+]
+
+
 @pytest.mark.hf
-@pytest.mark.parametrize("name", ENCODERS.names())
+@pytest.mark.parametrize("name", OURS)
 def test_a_step_of_every_encoder_waits_once(name, monkeypatch):
     encoder = test_encoders.small(name)
     config = HybridConfig(encoder=encoder, decoder=DECODER, reverse_decoder=DECODER)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asrtool.encoders import ENCODERS, Encoder, EncoderConfig
 from asrtool.registry import bounded
-from asrtool.types import EncoderOutput, Padded, both, on_host
+from asrtool.types import EncoderOutput, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,10 @@ class Blstm(Encoder):
         x = inputs.data.masked_fill(~inputs.mask[:, :, None], 0)
         x = pad(x, (0, 0, 0, -x.shape[1] % self.factor))
         x = self.stack(x.unflatten(1, (-1, self.factor)).flatten(2))
-        lengths = both(lambda n: (n + self.factor - 1) // self.factor, inputs.lengths)
-        known = on_host(lengths)
-        sizes = lengths.cpu() if known is None else known
-        packed = pack_padded_sequence(x, sizes.clamp(min=1), batch_first=True, enforce_sorted=False)
+        lengths = (inputs.lengths + self.factor - 1) // self.factor
+        packed = pack_padded_sequence(
+            x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
         x, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
         positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         return EncoderOutput(frames=Padded(x, lengths), positions=positions)
