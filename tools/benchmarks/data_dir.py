@@ -1,7 +1,7 @@
 """CPU time and memory of large data directories: at the start of a training, and of their commands.
 
     PYTHONPATH=. python tools/benchmarks/data_dir.py start --number 1000000 [--ranks 2]
-    PYTHONPATH=. python tools/benchmarks/data_dir.py commands --number 1000000
+    PYTHONPATH=. python tools/benchmarks/data_dir.py [commands] --number 1000000
 
 Writes a data directory with this number of utterances, 500 per speaker, each with a text of 60
 characters. `--work` names the folder to work in.
@@ -26,14 +26,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 
 PER_SPEAKER = 500  # utterances
-PER_ARCHIVE = 4000
+SPEAKER = "@@@@@@"  # stands for the name of a speaker
 WORDS = ("the", "time", "of", "day", "and", "a", "word", "or", "two", "in", "which", "we", "say")
 # of 60 characters
 TEXTS = [" ".join(WORDS[n * step % len(WORDS)] for step in range(1, 30))[:60] for n in range(1, 14)]
+SETTLED = 3  # seconds: what has just been written is compared by content
 MADE = 20_000  # utterances that are made after the start
 
 
@@ -41,7 +43,9 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("what", choices=("start", "commands", "rank"))
+    options.add_argument(
+        "what", nargs="?", choices=("start", "commands", "rank"), default="commands"
+    )
     options.add_argument("--number", type=int, default=1_000_000, help="utterances")
     options.add_argument("--ranks", type=int, default=2)
     options.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
@@ -65,33 +69,32 @@ def make(root: Path, number: int, has_features: bool = False) -> None:
     names += ["feats.scp", "utt2num_frames"] if has_features else []
     files = {name: open(root / "set" / name, "w", encoding="utf-8") for name in names}  # noqa: SIM115
     for first in range(0, number, PER_SPEAKER):
-        speaker = f"C{first // PER_SPEAKER:05}"
-        folder = root / "wav" / speaker
-        ids = [f"{speaker}-I{n:04}" for n in range(min(PER_SPEAKER, number - first))]
+        speaker, some = f"C{first // PER_SPEAKER:05}", range(min(PER_SPEAKER, number - first))
+        for name, file in files.items():
+            file.write(lines(root, name, some).replace(SPEAKER, speaker))
         if not has_features:
-            folder.mkdir(parents=True)
-        rows = list(enumerate(ids, first))
-        archives = f"{root}/set/feats"
-        values = {
-            "wav.scp": [f"{folder}/{key}.wav" for key in ids],
-            "text": [TEXTS[n % len(TEXTS)] for n, _ in rows],
-            "utt2spk": [speaker] * len(ids),
-            "utt2dur": [f"{1 + n % 9}.{n % 83:02}" for n, _ in rows],
-            "feats.scp": [
-                f"{archives}.{1 + n // PER_ARCHIVE}.ark:{5 + 40017 * n}" for n, _ in rows
-            ],
-            "utt2num_frames": [str(100 + n % 900) for n, _ in rows],
-        }
-        for name in names:
-            lines = (
-                f"{key} {value}\n" for key, value in zip(ids, values.get(name, ()), strict=False)
-            )
-            files[name].writelines(lines)
-        for key in () if has_features else ids:
-            os.close(os.open(folder / f"{key}.wav", os.O_CREAT | os.O_WRONLY))
-        files["spk2utt"].write(f"{speaker} {' '.join(ids)}\n")
+            (root / "wav" / speaker).mkdir(parents=True)
+        for n in () if has_features else some:
+            path = root / "wav" / speaker / f"{speaker}-I{n:04}.wav"
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
     for file in files.values():
         file.close()
+
+
+@cache
+def lines(root: Path, name: str, numbers: range) -> str:
+    """The lines of a file for the utterances of a speaker."""
+    value = {
+        "wav.scp": lambda n: f"{root}/wav/{SPEAKER}/{SPEAKER}-I{n:04}.wav",
+        "text": lambda n: TEXTS[n % len(TEXTS)],
+        "utt2spk": lambda n: SPEAKER,
+        "utt2dur": lambda n: f"{1 + n % 9}.{n % 83:02}",
+        "feats.scp": lambda n: f"{root}/set/feats.{SPEAKER}.ark:{5 + 40_017 * n}",
+        "utt2num_frames": lambda n: f"{100 + n % 900}",
+    }
+    if name == "spk2utt":
+        return f"{SPEAKER} {' '.join(f'{SPEAKER}-I{n:04}' for n in numbers)}\n"
+    return "".join(f"{SPEAKER}-I{n:04} {value[name](n)}\n" for n in numbers)
 
 
 # -- the start of a training -----------------------------------------------
@@ -100,7 +103,7 @@ def make(root: Path, number: int, has_features: bool = False) -> None:
 def start(root: Path, number: int, ranks: int) -> None:
     size = sum(path.stat().st_size for path in (root / "set").iterdir())
     print(f"{number} utterances, {size / number:.0f} bytes each in the tables, {ranks} ranks")
-    time.sleep(3)  # files that have just been written are compared by content
+    time.sleep(SETTLED)
     for name in ("first start", "second start"):
         command = [sys.executable, __file__, "rank", "--work", str(root)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -187,9 +190,9 @@ def memory() -> dict[str, float]:
 def commands(root: Path, number: int) -> None:
     broken = root / "broken"
     shutil.copytree(root / "set", broken)
-    lines = (broken / "utt2spk").read_text().splitlines()
-    lines[len(lines) // 2] = "ZZZ nobody"
-    (broken / "utt2spk").write_text("\n".join(lines) + "\n")
+    speakers = (broken / "utt2spk").read_text().splitlines()
+    speakers[len(speakers) // 2] = "ZZZ nobody"
+    (broken / "utt2spk").write_text("\n".join(speakers) + "\n")
     print(f"{number} utterances{'':18}CPU s   wall s     MB", flush=True)
     measure("check_data", "check_data", root / "set")
     measure("check_data, one wrong line", "check_data", broken, status=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,12 @@ def columns(folder: Path) -> Columns:
     """
     names = form.names(folder)
     segmented = "segments" in names
-    of_speakers = {
-        name: dict(form.lines(folder / name))
-        for name in names
-        if name.startswith(form.NOT_OF_UTTERANCES)
-    }
+    of_speakers = {}
+    for name in names:
+        if form.is_label(name) and name.startswith("spk2"):
+            of_speakers[name[4:]] = dict(form.lines(folder / name))
+        elif name.startswith(form.NOT_OF_UTTERANCES):
+            deque(form.lines(folder / name), maxlen=0)  # only checked
     source = Segments(*_recordings(folder)) if segmented else Paths(SLASH)
     ids, size = Ids(), 0
     for block in spans.blocks(folder / ("segments" if segmented else "wav.scp")):
@@ -61,9 +63,7 @@ def columns(folder: Path) -> Columns:
     found |= source.columns() if segmented else {"audio": source.column(size)}
     labels = {name[4:]: values for name, values in read.items() if form.is_label(name)}
     for name, values in of_speakers.items():
-        if form.is_label(name):
-            speakers, own = read.get("utt2spk"), labels.get(name[4:])
-            labels[name[4:]] = _of_speakers(values, found["ids"], speakers, own)
+        labels[name] = _of_speakers(values, found["ids"], found["speakers"], labels.get(name))
     return Columns(**found, labels=labels)
 
 

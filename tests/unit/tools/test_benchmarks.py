@@ -62,8 +62,9 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         ("joint_beam", SMALL_BEAM, "--rounds 1 --rescoring", "the same choice: True"),
         ("streaming", {"TOKENS": 20}, f"--seconds 2 --config {STREAMING}", "without a gap: True"),
         ("relative_attention", {}, "--seconds 1 --layers 1 --rounds 1", "1 s: rotary"),
+        ("data_dir", {"SETTLED": 0}, "start --number 900 --ranks 2", "second start, rank 1: read"),
     ],
-    ids=["llm_beam", "joint_beam", "rescoring", "streaming", "relative_attention"],
+    ids=["llm_beam", "joint_beam", "rescoring", "streaming", "relative_attention", "data_dir"],
 )
 def test_a_benchmark_runs_with_current_models(
     name, constants, options, printed, monkeypatch, capsys
