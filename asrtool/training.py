@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +19,7 @@ from asrtool.data.config import DataConfig
 from asrtool.data.examples import Views
 from asrtool.data.features import Cmvn
 from asrtool.data.kaldi import datadir
+from asrtool.data.kaldi.utterances import Utterances
 from asrtool.data.lengths import Lengths
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, readable, select
 from asrtool.data.shards.loader import step_loader
@@ -303,13 +304,10 @@ def needs_lengths(folder: Path, phase: TrainConfig) -> bool:
 def keep_lengths(folder: Path, phase: TrainConfig, utterances: Sequence[Utterance]) -> None:
     """Record the durations of the training utterances, from which recognition plans windows."""
     if distributed.is_main() and needs_lengths(folder, phase):
-        durations = [
-            u.duration
-            for u in utterances
-            if phase.data.min_seconds <= u.duration <= phase.data.max_seconds
-        ]
+        seconds = Utterances.of(utterances).durations
+        within = (phase.data.min_seconds <= seconds) & (seconds <= phase.data.max_seconds)
         folder.mkdir(parents=True, exist_ok=True)
-        Lengths.of(durations).save(folder)
+        Lengths.of(seconds[within]).save(folder)
 
 
 def read_sets(sources: Sources, phase: TrainConfig) -> Sets:
@@ -466,11 +464,15 @@ def count_labels(
     labels: Mapping[str, Sequence[str]], utterances: Iterable[Utterance]
 ) -> dict[str, list[int]]:
     """Label -> the number of utterances with each value, in the order of the model's classes."""
-    counts = Counter(item for utterance in utterances for item in utterance.labels.items())
-    return {name: [counts[name, value] for value in values] for name, values in labels.items()}
+    rows = Utterances.of(utterances)
+    codes = {name: rows.label(name, values) for name, values in labels.items()}
+    return {
+        name: np.bincount(codes[name] + 1, minlength=len(values) + 1)[1:].tolist()
+        for name, values in labels.items()
+    }
 
 
-def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, list[Utterance]]:
+def noise_sets(phase: TrainConfig, parent: Path) -> dict[str, Utterances]:
     """The utterances of the sets named by the augmentation; the folders are next to the training
     set's."""
     return {name: datadir.read(parent / name) for name in phase.data.augment.sets}
@@ -491,7 +493,9 @@ def with_non_speech(
         config.set,
         plural(len(kept), "utterance"),
     )
-    return [*kept, *augment.non_speech(sets[config.set], config, count, phase.seed)]
+    return Utterances.joined(
+        [kept, augment.non_speech(sets[config.set], config, count, phase.seed)]
+    )
 
 
 def validation_metrics(model: Model, tokenizer: tokenizers.Tokenizer) -> Metrics | None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from asrtool import distributed
 from asrtool.data.kaldi import datadir
+from asrtool.data.kaldi.utterances import Utterances
 from asrtool.data.loader import Dataset, EvalLoader
 from asrtool.errors import UserError
 from asrtool.log import first_few, logger, plural
@@ -130,7 +131,7 @@ def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry
     with open(out / task.file, encoding="utf-8") as stream:
         lines = map(json.loads, stream)
         line = next(lines, None)
-        for group, window in _windows(data):
+        for group, window in _windows(datadir.read(data, measure=False)):
             kept = []
             while line is not None and line["id"] <= window[-1].id:
                 kept.append(line)
@@ -139,25 +140,22 @@ def _begin(task: Task, out: Path, data: Path, about: Mapping, force: bool, retry
     return 1
 
 
-def _windows(data: Path) -> Iterator[tuple[int, list[Utterance]]]:
+def _windows(utterances: Utterances) -> Iterator[tuple[int, Utterances]]:
     """The utterances of a set in windows, sorted by id."""
-    rows = iter(datadir.iterate(data)[1])
-    for number in itertools.count():
-        window = list(itertools.islice(rows, WINDOW))
-        if not window:
-            return
-        yield number, window
+    for number, start in enumerate(range(0, len(utterances), WINDOW)):
+        yield number, utterances[start : start + WINDOW]
 
 
 def _work(task: Task, data: Path, journal: Journal, name: str) -> int:
     """Process window by window, so that memory does not grow with the set; returns the number of
     utterances in the set."""
-    total = datadir.iterate(data)[0]
+    utterances = datadir.read(data, measure=False)
+    total = len(utterances)
     world = distributed.world_size()
     counts = {"done": 0, "failed": 0}
     shown, reported = None if distributed.is_main() else True, False
     with tqdm(total=total, desc=f"{task.name} {name}", unit="utt", disable=shown) as bar:
-        for group, window in _windows(data):
+        for group, window in _windows(utterances):
             done = journal.done(group)
             bar.update(len(done))
             reported = reported or (distributed.is_main() and datadir.log_unmeasured(window, data))

@@ -137,9 +137,9 @@ class Aligning:
         }
 
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
-        """Lines and the utterances of `datadir.iterate` are sorted by id: one pass joins them."""
+        """Lines and the utterances of `datadir.read` are sorted by id: one pass joins them."""
         (target / "textgrid").mkdir()
-        utterances = iter(datadir.iterate(self.data)[1])
+        utterances = iter(datadir.read(self.data, measure=False))
         count = words = 0
         with (
             open(target / self.file, "w", encoding="utf-8") as jsonl,

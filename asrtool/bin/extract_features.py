@@ -5,12 +5,12 @@ copies, and mean and variance of the training set.
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from asrtool import imports
@@ -155,9 +155,10 @@ def make_room(
     from asrtool.stored_frames import Maker
 
     maker = Maker(front_end, "cuda" if torch.cuda.is_available() else "cpu")
-    total, utterances = datadir.iterate(args.data)
-    known = [row.duration for row in utterances if not math.isnan(row.duration)]
-    seconds = sum(known) * total / max(1, len(known))  # unmeasured ones are assumed to be average
+    durations = datadir.read(args.data, measure=False).durations
+    known = durations[~np.isnan(durations)]
+    # unmeasured ones are assumed to be average
+    seconds = float(known.sum()) * len(durations) / max(1, len(known))
     speeds = features.copies(config) if args.training else (1.0,)
     size = maker.size(seconds * sum(1 / speed for speed in speeds))
     free = shutil.disk_usage(target).free

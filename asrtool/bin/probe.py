@@ -86,7 +86,8 @@ def probe(
     lines written.
     """
     recognizer = Recognizer.load(exp, settings)
-    utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in set(chosen)}
+    wanted = set(chosen)
+    utterances = {row.id: row for row in datadir.read(data, measure=False) if row.id in wanted}
     missing = [name for name in chosen if name not in utterances]
     if missing:
         raise UserError(

@@ -73,8 +73,7 @@ def describe(folder: Path, base: Path | None = None, content: bool = False) -> S
     their paths (and segments) are.
     """
     statistics = Statistics(str(folder))
-    _, utterances = datadir.iterate(folder)
-    rows = iter(utterances)
+    rows = iter(datadir.read(folder, measure=False))
     with ThreadPoolExecutor(8) as pool:
         do = pool.map if content else map  # only reading benefits from a thread
         while part := list(islice(rows, PART)):

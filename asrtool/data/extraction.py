@@ -117,7 +117,8 @@ def extract(
     are not stored (`features: online`, or waveforms), only lengths and statistics are computed.
     Durations are those of the audio. frames: computes what `features: stored_frames` stores.
     """
-    total, utterances = datadir.iterate(data)
+    utterances = datadir.read(data, measure=False)
+    total = len(utterances)
     summary = Summary(total)
     size = SHARD if frames is None else min(SHARD, max(SMALLEST_FRAME_SHARD, total // FRAME_SHARDS))
     shards = (

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -31,6 +31,7 @@ from asrtool import distributed
 from asrtool.data.config import BatchConfig, DataConfig
 from asrtool.data.examples import ONE_VIEW, Content, Example, Reader, Views
 from asrtool.data.features import Cmvn
+from asrtool.data.kaldi.utterances import Utterances
 from asrtool.data.sampler import BatchPlan
 from asrtool.data.tokenizers import UNK, Tokenizer
 from asrtool.errors import UserError
@@ -65,14 +66,14 @@ class Dataset:
     ) -> None:
         if not utterances:
             raise UserError("there are no utterances to load")
-        for utterance in utterances:
-            # Written so that NaN, an unmeasured duration, is rejected too.
-            if not utterance.duration > 0:
-                raise UserError(
-                    f"{utterance.id}: the duration is {utterance.duration} seconds (utt2dur); "
-                    "expected more than 0"
-                )
-        self.utterances = list(utterances)
+        self.utterances = Utterances.of(utterances)
+        # Written so that NaN, an unmeasured duration, is rejected too.
+        for index in np.flatnonzero(~(self.utterances.durations > 0)):
+            utterance = self.utterances[index]
+            raise UserError(
+                f"{utterance.id}: the duration is {utterance.duration} seconds (utt2dur); "
+                "expected more than 0"
+            )
         self.config = config
         self.training = training
         self.seed = seed
@@ -88,9 +89,7 @@ class Dataset:
         )
         warn_of_unknown(self.utterances, tokenizer)
         for name, classes in self.reader.labels.items():
-            without = sum(
-                utterance.labels.get(name) not in classes for utterance in self.utterances
-            )
+            without = int((self.utterances.label(name, list(classes)) < 0).sum())
             if without:
                 logger.info(
                     "%d of %d utterances have no known value of the label '%s'",
@@ -108,7 +107,7 @@ class Dataset:
         slowest = (
             min(self.config.augment.speeds) if self.training and self.reader.from_audio else 1.0
         )
-        return np.array([utterance.duration for utterance in self.utterances]) / slowest
+        return self.utterances.durations / slowest
 
     @property
     def limits(self) -> BatchConfig:
@@ -223,9 +222,9 @@ class StepLoader:
         # CTC cannot align
         utterances, lengths = self.dataset.utterances, self.plan.lengths
         limit = self.plan.config.per_device or self.plan.config.size
-        order = sorted(range(len(utterances)), key=lambda i: -len(utterances[i].text) / lengths[i])
+        order = np.argsort(-utterances.characters / lengths, kind="stable")
         group: list[int] = []
-        for i in [*order, None]:
+        for i in itertools.chain(order, [None]):
             full = (
                 i is None
                 or len(group) == size
@@ -294,10 +293,11 @@ class EvalLoader:
         plan = BatchPlan(dataset.lengths, limits, shuffle=False)
         rank = distributed.rank() if rank is None else rank
         world = distributed.world_size() if world is None else world
-        ids = [utterance.id for utterance in dataset.utterances]
-        self._batches = [
-            batch for batch in plan.epoch(0)[rank::world] if not all(ids[i] in done for i in batch)
-        ]
+        utterances, self._batches = dataset.utterances, plan.epoch(0)[rank::world]
+        if done:
+            self._batches = [
+                batch for batch in self._batches if not all(utterances[i].id in done for i in batch)
+            ]
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -317,83 +317,73 @@ class EvalLoader:
             yield batch, problems
 
 
-def readable(utterances: Sequence[Utterance], seconds: float | None, kind: str) -> list[Utterance]:
+def readable(
+    utterances: Sequence[Utterance], seconds: float | None, kind: str
+) -> Sequence[Utterance]:
     """The utterances of at most `seconds`, the limit of the encoder (None: no limit); logs the
     others.
 
     kind: training or validation, for the message. Raises `UserError` if none is left.
     """
-    most = math.inf if seconds is None else seconds
-    long = [utterance.id for utterance in utterances if utterance.duration > most]
-    if not long:
-        return list(utterances)
+    rows = Utterances.of(utterances)
+    long = rows.durations > (math.inf if seconds is None else seconds)
+    if not long.any():
+        return rows
     text = "%d of %d %s utterances are longer than the %g seconds that the encoder reads and left"
-    warn_once(text + " out: %s", len(long), len(utterances), kind, seconds, first_few(long))
-    if len(long) == len(utterances):
+    ids = first_few(rows.take(long).ids)
+    warn_once(text + " out: %s", long.sum(), len(rows), kind, seconds, ids)
+    if long.all():
         raise UserError(
-            f"all {len(long)} {kind} utterances are longer than the {seconds:g} seconds that the "
+            f"all {len(rows)} {kind} utterances are longer than the {seconds:g} seconds that the "
             "encoder reads; cut them into shorter ones"
         )
-    return [utterance for utterance in utterances if not utterance.duration > most]
+    return rows.take(~long)
 
 
-def select(
-    utterances: Iterable[Utterance], config: DataConfig
-) -> tuple[list[Utterance], list[Utterance]]:
+def select(utterances: Iterable[Utterance], config: DataConfig) -> tuple[Utterances, Utterances]:
     """(kept, left out) by `min_seconds` and `max_seconds`, for training sets.
 
     Logs how many are left out, and how many have no text. Raises `UserError` if none is kept.
     """
-    kept, short, long = [], [], []
-    for utterance in utterances:
-        too_short, too_long = (
-            utterance.duration < config.min_seconds,
-            utterance.duration > config.max_seconds,
-        )
-        (short if too_short else long if too_long else kept).append(utterance)
-    total = len(kept) + len(short) + len(long)
+    rows = Utterances.of(utterances)
+    short = rows.durations < config.min_seconds
+    long = (rows.durations > config.max_seconds) & ~short
     limits = (
         f"shorter than {config.min_seconds:g} seconds",
         f"longer than {config.max_seconds:g} seconds",
     )
     for group, limit in zip((short, long), limits, strict=True):
-        if group:
-            ids = first_few([utterance.id for utterance in group])
+        if group.any():
             warn_once(
                 "%d of %d training utterances are %s and left out: %s",
-                len(group),
-                total,
+                group.sum(),
+                len(rows),
                 limit,
-                ids,
+                first_few(rows.take(group).ids),
             )
+    kept = rows if not (short | long).any() else rows.take(~(short | long))
     if not kept:
         raise UserError(
-            f"none of {total} utterances is between {config.min_seconds:g} and "
+            f"none of {len(rows)} utterances is between {config.min_seconds:g} and "
             f"{config.max_seconds:g} seconds long (data.min_seconds, data.max_seconds)"
         )
-    silent = [utterance.id for utterance in kept if not utterance.text]
+    silent = kept.take(~kept.has_text)
     if silent:
         text = (
             "%d of %d training utterances have an empty text, which teaches the model to output"
             " nothing: %s"
         )
-        warn_once(text, len(silent), total, first_few(silent))
-    return kept, short + long
+        warn_once(text, len(silent), len(rows), first_few(silent.ids))
+    return kept, rows.take(np.concatenate([np.flatnonzero(short), np.flatnonzero(long)]))
 
 
-def warn_of_unknown(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
+def warn_of_unknown(utterances: Utterances, tokenizer: Tokenizer) -> None:
     """Warn of characters that are not in the vocabulary; each text is checked once."""
     # each different character is looked up once, and texts are searched only if any is unknown
-    seen = sorted(set().union(*(utterance.text for utterance in utterances)))
-    lacking = {character for character in seen if tokenizer.unknown(character)}
-    if not lacking:
+    lacking = {character for character in utterances.alphabet() if tokenizer.unknown(character)}
+    counts, texts = utterances.occurrences(lacking) if lacking else ({}, 0)
+    if not counts:
         return
-    counts: Counter[str] = Counter()
-    texts = 0
-    for utterance in utterances:
-        unknown = [character for character in utterance.text if character in lacking]
-        counts.update(unknown)
-        texts += bool(unknown)
     listed = first_few([f"'{character}' ({count}x)" for character, count in counts.most_common()])
     text = f"{len(counts)} characters, in {texts} of {len(utterances)} utterances,"
     warn_once("%s are not in the vocabulary and become %s: %s", text, UNK, listed)

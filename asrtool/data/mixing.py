@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from asrtool.data.config import BatchConfig, DataConfig
 from asrtool.data.kaldi import datadir
+from asrtool.data.kaldi.utterances import Utterances
 from asrtool.data.loader import Dataset
 from asrtool.data.sampler import BatchPlan
 from asrtool.errors import UserError
 from asrtool.log import logger
-from asrtool.types import Utterance
 
 PART = "training_set"  # label of an utterance: the name of its set
 
 
-def read(folder: Path, config: DataConfig) -> list[Utterance]:
+def read(folder: Path, config: DataConfig) -> Utterances:
     """The utterances of the training set in `folder`, or of all sets that the config names.
 
     With several, the label PART of an utterance names its set. Raises `UserError` if the training
@@ -33,17 +32,17 @@ def read(folder: Path, config: DataConfig) -> list[Utterance]:
             f"data.sets: {', '.join(parts)}: the training set {folder.name} is not among them; it "
             "gives the vocabulary and the mean and variance"
         )
-    utterances: dict[str, Utterance] = {}
+    sets: dict[str, Utterances] = {}
     for name in parts:
-        for row in datadir.read(folder.parent / name):
-            if row.id in utterances:
-                other = utterances[row.id].labels[PART]
+        rows = datadir.read(folder.parent / name)
+        for other, known in sets.items():
+            if (shared := rows.shared_id(known)) is not None:
                 raise UserError(
-                    f"data.sets: utterance {row.id} is in {other} and in {name}; give the ids of "
+                    f"data.sets: utterance {shared} is in {other} and in {name}; give the ids of "
                     "one set a prefix (utils/copy_data_dir.sh)"
                 )
-            utterances[row.id] = replace(row, labels={**row.labels, PART: name})
-    return list(utterances.values())
+        sets[name] = rows
+    return Utterances.joined(rows.with_label(PART, name) for name, rows in sets.items())
 
 
 def plan(training: Dataset) -> MixedPlan | None:
@@ -51,11 +50,14 @@ def plan(training: Dataset) -> MixedPlan | None:
     config = training.config
     if not config.sets:
         return None
-    names = [utterance.labels.get(PART, "") for utterance in training.utterances]
-    hours = dict.fromkeys((part.set for part in config.sets), 0.0)
-    for name, utterance in zip(names, training.utterances, strict=True):
-        if name:
-            hours[name] += utterance.duration / 3600
+    names = [part.set for part in config.sets]
+    groups = training.utterances.label(PART, names)
+    hours = {}
+    for number, name in enumerate(names):
+        # one after the other: the order of a sum decides its last digit, and so perhaps the plan
+        hours[name] = float(
+            np.cumsum(training.utterances.durations[groups == number] / 3600)[-1:].sum()
+        )
     if empty := [name for name, value in hours.items() if not value]:
         raise UserError(f"data.sets: no utterance of {empty[0]} can be used for training")
     shares = shares_of(hours, {part.set: part.weight for part in config.sets}, config.temperature)
@@ -64,13 +66,11 @@ def plan(training: Dataset) -> MixedPlan | None:
             "an epoch reads %.1f %% of the %.2f hours of %s", 100 * share, hours[name], name
         )
     # stretches without speech are in no set: an epoch reads as large a share of them as of the rest
-    parts = [shares[name] for name in names if name]
-    shares[""] = sum(parts) / len(parts)
-    order = list(shares)
-    groups = [order.index(name) for name in names]
-    return MixedPlan(
-        training.lengths, training.limits, training.seed, groups, list(shares.values())
-    )
+    shares = [*shares.values()]
+    parts = np.array(shares)[groups[groups >= 0]].tolist()
+    shares.append(sum(parts) / len(parts))
+    groups[groups < 0] = len(names)
+    return MixedPlan(training.lengths, training.limits, training.seed, groups, shares)
 
 
 class MixedPlan(BatchPlan):

@@ -16,6 +16,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 
@@ -28,6 +29,48 @@ ROUNDING = 1e-9  # relative slack, so that a batch may fill its limit exactly
 MIXED = 2
 SPREAD = 1.25  # maximum ratio of padded lengths that are merged to reach it
 HALVINGS = 40  # steps of a bisection: reduce an interval to 1e-12 of its size
+
+
+class Batches(Sequence[list[int]]):
+    """Batches of utterance indices, as two arrays: a million numbers in a list take 40 MB.
+
+    order: (N,) the utterances; bounds: (batches, 2) where in it each batch begins and ends.
+    """
+
+    def __init__(self, order: np.ndarray, bounds: np.ndarray) -> None:
+        self._order = order
+        self._bounds = bounds
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Batches: ...
+
+    def __getitem__(self, index: int | slice) -> list[int] | Batches:
+        if isinstance(index, slice):
+            return self.take(index)
+        start, end = self._bounds[index].tolist()
+        return self._order[start:end].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None
+
+    def take(self, indices: np.ndarray | slice) -> Batches:
+        """Some of the batches, in this order."""
+        return Batches(self._order, self._bounds[indices])
+
+    @classmethod
+    def joined(cls, groups: Sequence[Batches]) -> Batches:
+        """The batches of all groups, one group after the other."""
+        begins = np.cumsum([0, *(len(group._order) for group in groups)])
+        bounds = [group._bounds + begin for group, begin in zip(groups, begins, strict=False)]
+        return cls(np.concatenate([group._order for group in groups]), np.concatenate(bounds))
 
 
 class BatchPlan:
@@ -63,13 +106,13 @@ class BatchPlan:
             number += counts[i]
         self.padded = shared[np.searchsorted(lengths, self.padded)]
 
-    def epoch(self, number: int) -> list[list[int]]:
+    def epoch(self, number: int) -> Sequence[list[int]]:
         """The global batches of one epoch; without shuffling, always the longest first."""
         if not self.shuffle:
             return self._cut(np.argsort(self.lengths, kind="stable"))[::-1]
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
         batches = self._cut(self._mixed(self.members(number), rng))
-        return [batches[i] for i in rng.permutation(len(batches))]
+        return batches.take(rng.permutation(len(batches)))
 
     def members(self, number: int) -> np.ndarray:
         """The utterances of an epoch, in the order of the set."""
@@ -87,14 +130,11 @@ class BatchPlan:
         """The utterances `members` by ascending padded length, in random order within each."""
         return members[np.lexsort((rng.random(len(members)), self.padded[members]))]
 
-    def _cut(self, order: np.ndarray) -> list[list[int]]:
+    def _cut(self, order: np.ndarray) -> Batches:
         """Cut utterances of ascending lengths into batches."""
         starts = self._starts(self.padded[order])
-        indices = order.tolist()
-        return [
-            indices[start:end]
-            for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)
-        ]
+        bounds = np.array([starts, [*starts[1:], len(order)]], np.int64).reshape(2, -1).T
+        return Batches(order.astype(np.int32), bounds)
 
     def _starts(self, padded: np.ndarray) -> list[int]:
         """Starts of batches that are as full as the limits allow; lengths (N,) are ascending."""

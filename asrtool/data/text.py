@@ -18,6 +18,7 @@ import torch
 from asrtool.data.config import DataConfig
 from asrtool.data.examples import ONE_VIEW, stack_tokens
 from asrtool.data.kaldi import tables
+from asrtool.data.kaldi.utterances import Utterances
 from asrtool.data.loader import StepLoader, warn_of_unknown
 from asrtool.data.tokenizers import Tokenizer, single_spaced
 from asrtool.errors import UserError
@@ -141,7 +142,7 @@ class TextDataset:
         # million sentences would not fit into memory
         sizes = (len(tokenizer.encode(sentence.text)) + 1 for sentence in sentences)
         lengths = np.fromiter(sizes, np.float32, len(sentences))
-        warn_of_unknown(sentences[:LOOKED_AT], tokenizer)
+        warn_of_unknown(Utterances.of(sentences[:LOOKED_AT]), tokenizer)
         kept = np.flatnonzero(lengths <= (longest or np.inf))
         if len(kept) < len(sentences):
             gone = [sentences[int(i)].id for i in np.flatnonzero(lengths > longest)[:100]]

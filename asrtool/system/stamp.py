@@ -30,6 +30,7 @@ from asrtool.log import logger
 from asrtool.system import atomic
 
 NAME = ".stage.json"
+COLUMNS = ".columns"  # what asrtool/data/kaldi/cache.py keeps of a folder's tables: no input
 VERSION = 1  # raise it when stages write something else from the same inputs
 TAKEN = {errno.EACCES, errno.EAGAIN}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -46,7 +47,8 @@ def digest(path: Path) -> str:
     total = hashlib.sha256()
     if path.is_dir():
         for name, file, size in _walk(str(path), "", frozenset()):
-            if os.path.basename(name) != NAME:
+            base = os.path.basename(name)
+            if base != NAME and not base.startswith(COLUMNS):
                 total.update(name.encode(errors="surrogateescape"))
                 _add(total, file, size)
     else:

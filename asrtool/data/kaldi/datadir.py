@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from asrtool.data import audio
-from asrtool.data.kaldi import form, tables
+from asrtool.data.kaldi import cache, form, reading, tables
 from asrtool.data.kaldi.checks import check, consistency, load
+from asrtool.data.kaldi.columns import Columns
 from asrtool.data.kaldi.fix import FixReport, fix
 from asrtool.data.kaldi.form import Irregular, Segment, is_label
+from asrtool.data.kaldi.place import Place
 from asrtool.data.kaldi.tables import Problem
+from asrtool.data.kaldi.utterances import Utterances
 from asrtool.data.kaldi.writer import Writer, write
 from asrtool.errors import UserError
 from asrtool.log import logger, plural
@@ -45,7 +50,7 @@ __all__ = [
 Values = Mapping[str, str]
 
 
-def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[Utterance]:
+def read(folder: Path, base: Path | None = None, measure: bool = True) -> Utterances:
     """The utterances of a data directory, sorted by id.
 
     Audio is opened if no file gives its length. base: the folder where relative paths start, by
@@ -53,6 +58,29 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
     fills it in). Raises `UserError` if the files contradict each other; `check` lists all problems.
     """
     folder = Path(folder)
+    try:
+        columns = cache.columns(folder, lambda: _columns(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        columns = _explained(folder)
+    rows = Utterances([replace(columns, place=Place(folder, base))])
+    return measured(rows, folder) if measure else rows
+
+
+def iterate(folder: Path) -> tuple[int, Utterances]:
+    """The number of utterances, and the utterances of `read(measure=False)`."""
+    rows = read(folder, measure=False)
+    return len(rows), rows
+
+
+def _columns(folder: Path) -> Columns:
+    try:
+        return reading.columns(folder)
+    except (Irregular, OSError):
+        return _explained(folder)
+
+
+def _explained(folder: Path) -> Columns:
+    """The columns of any readable data directory; raises `UserError` for the faults of others."""
     loaded = load(folder)
     errors = [
         problem
@@ -70,27 +98,17 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> list[U
         raise UserError(f"{errors[0]}{more}")
     files = {name: table.values() for name, table in loaded.items()}
     segmented = "segments" in files
-    make = _Assembler(folder, base, files["wav.scp"] if segmented else None, _of_speakers(files))
     of_utterances = {name: files[name] for name in form.of_utterances(files, segmented)}
-    rows = [
-        make(key, {name: values[key] for name, values in of_utterances.items() if key in values})
+    of_speakers = _of_speakers(files)
+    return Columns.of(
+        _utterance(
+            key,
+            {name: values[key] for name, values in of_utterances.items() if key in values},
+            files["wav.scp"],
+            of_speakers,
+        )
         for key in sorted(files["segments" if segmented else "wav.scp"])
-    ]
-    return measured(rows, folder) if measure else rows
-
-
-def iterate(folder: Path) -> tuple[int, Iterable[Utterance]]:
-    """The number of utterances, and the utterances of `read(measure=False)` one by one.
-
-    It needs little memory, unless the folder is not sorted or has another fault: then it is read at
-    once, as by `read`.
-    """
-    folder = Path(folder)
-    try:
-        return sum(1 for _ in _stream(folder)), _stream(folder)
-    except (Irregular, OSError):
-        utterances = read(folder, measure=False)
-        return len(utterances), utterances
+    )
 
 
 def base_of(folder: Path, candidates: Iterable[Path]) -> Path | None:
@@ -115,63 +133,32 @@ def base_of(folder: Path, candidates: Iterable[Path]) -> Path | None:
 # -- one utterance ---------------------------------------------------------
 
 
-class _Assembler:
-    """Makes utterances from their lines in each file."""
+def _utterance(
+    key: str, values: Values, audio_of: Values, of_speakers: Mapping[str, Values]
+) -> Utterance:
+    """The utterance `key` from its value in each file, with the paths that the files have.
 
-    def __init__(
-        self,
-        folder: Path,
-        base: Path | None,
-        recordings: Values | None,
-        of_speakers: Mapping[str, Values],
-    ) -> None:
-        self.folder = folder
-        self.base = base
-        self.recordings = recordings  # where there are segments
-        self.of_speakers = of_speakers  # label -> speaker -> value
-        self.archives: dict[str, str] = {}
-
-    def __call__(self, key: str, values: Values) -> Utterance:
-        """The utterance `key`, from its value in each file."""
-        recording, start = None, 0.0
-        path = values.get("wav.scp", "")
-        if self.recordings is not None:
-            recording, start, end = Segment.parse(values["segments"])
-            path, duration = self.recordings[recording], math.nan if end is None else end - start
-        else:
-            duration = float(values.get("utt2dur", math.nan))
-        speaker = values.get("utt2spk", key)
-        labels = {name: of[speaker] for name, of in self.of_speakers.items() if speaker in of}
-        labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
-        path_from_base = _from_base(path, self.base)
-        return Utterance(
-            id=key,
-            audio=self.locate(path_from_base) if audio.member(path_from_base) else path_from_base,
-            duration=duration,
-            text=values.get("text", ""),
-            speaker=speaker,
-            recording=recording,
-            start=start,
-            labels=labels,
-            features=self.locate(values["feats.scp"]) if "feats.scp" in values else None,
-            num_frames=int(values["utt2num_frames"]) if "utt2num_frames" in values else None,
-        )
-
-    def locate(self, reference: str) -> str:
-        """Path of an archive: as stored or, in a moved folder, beside feats.scp or wav.scp."""
-        archive, colon, offset = reference.rpartition(":")
-        if not colon or "|" in archive:
-            return reference
-        if archive not in self.archives:
-            moved = self.folder / os.path.basename(archive)
-            self.archives[archive] = (
-                str(moved) if not os.path.exists(archive) and moved.exists() else archive
-            )
-        return f"{self.archives[archive]}:{offset}"
-
-
-def _from_base(path: str, base: Path | None) -> str:
-    return path if base is None or audio.is_pipe(path) else str(Path(base) / path)
+    audio_of: wav.scp; of_speakers: label -> speaker -> value.
+    """
+    recording, start, duration = None, 0.0, float(values.get("utt2dur", math.nan))
+    if "segments" in values:
+        recording, start, end = Segment.parse(values["segments"])
+        duration = math.nan if end is None else end - start
+    speaker = values.get("utt2spk", key)
+    labels = {name: of[speaker] for name, of in of_speakers.items() if speaker in of}
+    labels |= {name[4:]: value for name, value in values.items() if is_label(name)}
+    return Utterance(
+        id=key,
+        audio=audio_of[recording or key],
+        duration=duration,
+        text=values.get("text", ""),
+        speaker=speaker,
+        recording=recording,
+        start=start,
+        labels=labels,
+        features=values.get("feats.scp"),
+        num_frames=int(values["utt2num_frames"]) if "utt2num_frames" in values else None,
+    )
 
 
 def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
@@ -182,30 +169,15 @@ def _of_speakers(files: Mapping[str, Values]) -> dict[str, Values]:
     }
 
 
-# -- one by one ------------------------------------------------------------
-
-
-def _stream(folder: Path) -> Iterator[Utterance]:
-    names = form.names(folder)
-    segmented = "segments" in names
-    of_speakers = [name for name in names if name.startswith("spk2") and is_label(name)]
-    small = {name: dict(form.lines(folder / name)) for name in of_speakers}
-    recordings = dict(form.lines(folder / "wav.scp")) if segmented else None
-    make = _Assembler(folder, None, recordings, _of_speakers(small))
-    for key, values in form.walk(folder, names):
-        if segmented and Segment.parse(values["segments"]).recording not in recordings:
-            raise Irregular(f"{folder / 'segments'}: no audio for {key}")
-        yield make(key, values)
-
-
 # -- lengths that no file gives --------------------------------------------
 
 
-def lengths(rows: Sequence[Utterance]) -> list[float | audio.AudioError]:
+def lengths(utterances: Iterable[Utterance]) -> list[float | audio.AudioError]:
     """Seconds from the start of each utterance to the end of its audio, or the error.
 
     Headers are read, commands are run.
     """
+    rows = list(utterances)
     paths = list(dict.fromkeys(row.audio for row in rows))
     seconds = dict(zip(paths, audio.durations(paths), strict=True))
     return [_from(row, seconds[row.audio]) for row in rows]
@@ -222,22 +194,24 @@ def _from(row: Utterance, seconds: float | audio.AudioError) -> float | audio.Au
     return seconds - row.start
 
 
-def complete(rows: Sequence[Utterance]) -> tuple[list[Utterance], dict[str, audio.AudioError]]:
+def complete(utterances: Iterable[Utterance]) -> tuple[Utterances, dict[str, audio.AudioError]]:
     """The utterances with NaN lengths measured, and id -> error of those that cannot be."""
-    unknown = [row for row in rows if math.isnan(row.duration)]
-    durations = (
-        dict(zip((row.id for row in unknown), lengths(unknown), strict=True)) if unknown else {}
-    )
-    bad = {key: length for key, length in durations.items() if isinstance(length, audio.AudioError)}
-    return [
-        replace(row, duration=durations.get(row.id, row.duration))
-        for row in rows
-        if row.id not in bad
-    ], bad
+    rows = Utterances.of(utterances)
+    (unknown,) = np.nonzero(np.isnan(rows.durations))
+    if not len(unknown):
+        return rows, {}
+    durations, bad = rows.durations.copy(), {}
+    for index, length in zip(unknown, lengths(rows.take(unknown)), strict=True):
+        if isinstance(length, audio.AudioError):
+            bad[rows.id(index)] = length
+        else:
+            durations[index] = length
+    return rows.with_durations(durations).take(~np.isnan(durations)), bad
 
 
-def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
+def measured(utterances: Iterable[Utterance], folder: Path) -> Utterances:
     """The utterances with all lengths measured. Raises `UserError` if one cannot be."""
+    rows = Utterances.of(utterances)
     log_unmeasured(rows, folder)
     made, bad = complete(rows)
     if bad:
@@ -250,9 +224,10 @@ def measured(rows: Sequence[Utterance], folder: Path) -> list[Utterance]:
     return made
 
 
-def log_unmeasured(rows: Sequence[Utterance], folder: Path) -> bool:
+def log_unmeasured(utterances: Iterable[Utterance], folder: Path) -> bool:
     """Log what must be measured; returns whether anything must."""
-    unknown = [row for row in rows if math.isnan(row.duration)]
+    rows = Utterances.of(utterances)
+    unknown = rows.take(np.isnan(rows.durations))
     if unknown:
         commands = len({row.audio for row in unknown if audio.is_pipe(row.audio)})
         run = f"; {plural(commands, 'command')} of wav.scp must be run for it" if commands else ""
@@ -262,4 +237,4 @@ def log_unmeasured(rows: Sequence[Utterance], folder: Path) -> bool:
             plural(len(unknown), "utterance"),
             run,
         )
-    return bool(unknown)
+    return len(unknown) > 0

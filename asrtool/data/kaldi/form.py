@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from asrtool.data import audio
 from asrtool.data.kaldi import tables
-from asrtool.data.kaldi.tables import Problem, Row, Table, fields, first, fix_command
+from asrtool.data.kaldi.tables import Irregular, Problem, Row, Table, fields, first, fix_command
 from asrtool.data.shards import index as shard_index
-from asrtool.errors import UserError
 from asrtool.log import plural
 
 KNOWN = ("wav.scp", "segments", "text", "feats.scp", "cmvn.scp", "vad.scp")
@@ -138,10 +137,6 @@ def about(
 # each has every utterance, or is absent
 REQUIRED = {"text", "utt2spk", "utt2dur", "feats.scp", "utt2num_frames"}
 NOT_OF_UTTERANCES = ("spk2", "reco2", "cmvn.scp")  # beginnings of names
-
-
-class Irregular(UserError):
-    """A file is not sorted or not complete, or has a malformed line; `tables` explains it."""
 
 
 def of_utterances(names: Iterable[str], segmented: bool) -> list[str]:

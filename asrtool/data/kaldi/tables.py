@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from asrtool.errors import UserError
 from asrtool.log import plural
 from asrtool.system import atomic
 
@@ -44,6 +45,10 @@ class Row(NamedTuple):
     id: str
     value: str
     line: int
+
+
+class Irregular(UserError):
+    """A file is not sorted or not complete, or has a malformed line; `read` finds out which."""
 
 
 @dataclass(frozen=True)

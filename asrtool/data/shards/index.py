@@ -8,13 +8,14 @@ The utterances were shuffled when the shards were written.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from asrtool.data.kaldi import tables
+from asrtool.data.kaldi import spans
+from asrtool.data.kaldi.columns import Strings
 from asrtool.errors import UserError
 
 FILE = "utt2shard"
@@ -53,16 +54,15 @@ class ShardIndex:
     `archives` are paths; `archive` holds indices into them.
     """
 
-    def __init__(self, folder: Path, ids: Sequence[str]) -> None:
+    def __init__(self, folder: Path, ids: Iterable[str]) -> None:
         path = folder / FILE
         if not path.exists():
             raise UserError(
                 f"{folder} has no {FILE}, which data.shards needs; run stage 1 with this config "
                 "or asrtool make_shards"
             )
-        indices = {key: i for i, key in enumerate(ids)}
+        ids = ids if isinstance(ids, Strings) else Strings.of(ids)
         self.archives: list[str] = []
-        # Arrays instead of a dict of members: millions of utterances take 24 bytes each.
         self.archive = np.full(len(ids), -1, dtype=np.int32)
         self.offset, self.size = (
             np.zeros(len(ids), dtype=np.int64),
@@ -70,25 +70,13 @@ class ShardIndex:
         )
         self.checksum = np.zeros(len(ids), dtype=np.uint32)
         known: dict[str, int] = {}
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                key, value = tables.split(line)
-                # The index may list more utterances than a subset of the set has.
-                i = indices.get(key)
-                if i is None:
-                    continue
-                try:
-                    member = Member.parse(value)
-                except ValueError:
-                    raise UserError(
-                        f"{path}:{number}: expected <id> <archive> <offset> <size> <crc32>"
-                    ) from None
-                if member.archive not in known:
-                    known[member.archive] = len(self.archives)
-                    self.archives.append(located(folder, member.archive))
-                self.archive[i] = known[member.archive]
-                self.offset[i], self.size[i] = member.offset, member.size
-                self.checksum[i] = member.checksum
+        for rows, archives, *numbers in _members(path, ids):
+            for archive in dict.fromkeys(archives):
+                if archive not in known:
+                    known[archive] = len(self.archives)
+                    self.archives.append(located(folder, archive.decode()))
+            self.archive[rows] = [known[archive] for archive in archives]
+            self.offset[rows], self.size[rows], self.checksum[rows] = numbers
         lacking = np.flatnonzero(self.archive < 0)
         if len(lacking):
             raise UserError(
@@ -107,6 +95,31 @@ class ShardIndex:
         for archive, end in zip(self.archives, ends.tolist(), strict=True):
             if (problem := incomplete(archive, end)) is not None:
                 raise UserError(problem)
+
+
+def _members(path: Path, ids: Strings) -> Iterator[tuple[np.ndarray, tuple, list, list, list]]:
+    """The fields of `Member`, each of many lines, and to which of `ids` the lines belong."""
+    keys = ids.keys()
+    order = np.argsort(keys, kind="stable")
+    keys, number = keys[order], 1
+    for block in spans.blocks(path):
+        own = block.keys()
+        found = np.minimum(np.searchsorted(keys, own), len(keys) - 1)
+        # the file may list more utterances than a subset of the set has
+        (mine,) = np.nonzero(keys[found] == own)
+        values = block.values()[mine].tolist()
+        try:
+            fields = zip(*(value.rsplit(maxsplit=3) for value in values), strict=True)
+            archives, offsets, sizes, checksums = fields if values else [()] * 4
+            numbers = [int(text) for text in offsets], [int(text) for text in sizes]
+            sums = [int(text, 16) for text in checksums]
+        except ValueError:
+            wrong = next(i for i, value in enumerate(values) if not is_member(value.decode()))
+            raise UserError(
+                f"{path}:{number + mine[wrong]}: expected <id> <archive> <offset> <size> <crc32>"
+            ) from None
+        yield order[found[mine]], archives, *numbers, sums
+        number += len(block)
 
 
 def incomplete(archive: str, end: int) -> str | None:

@@ -15,7 +15,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, TypeVar
@@ -25,7 +25,7 @@ import numpy as np
 from asrtool.data.config import BatchConfig
 from asrtool.data.examples import Content
 from asrtool.data.loader import Dataset, StepLoader, Task
-from asrtool.data.sampler import BatchPlan
+from asrtool.data.sampler import Batches, BatchPlan
 from asrtool.data.shards.index import ShardIndex
 from asrtool.log import warn_once
 
@@ -64,8 +64,8 @@ class ShardPlan(BatchPlan):
         rng = np.random.Generator(np.random.PCG64([self.seed, number]))
         return np.concatenate([self._members[i] for i in rng.permutation(len(self._members))])
 
-    def epoch(self, number: int) -> list[list[int]]:
-        return list(chain.from_iterable(self.windows(number)))
+    def epoch(self, number: int) -> Batches:
+        return Batches.joined(self.windows(number))
 
     def num_batches(self, number: int) -> int:
         return sum(
@@ -81,12 +81,12 @@ class ShardPlan(BatchPlan):
         window = begins * self.num_windows // max(int(sizes.sum()), 1)
         return np.split(order, np.searchsorted(window, np.arange(1, self.num_windows)))
 
-    def _cut_windows(self, number: int) -> list[list[list[int]]]:
+    def _cut_windows(self, number: int) -> list[Batches]:
         rng = np.random.Generator(np.random.PCG64([self.seed, number, 1]))
         made = []
         for members in self._windows_of(number):
             batches = self._cut(self._mixed(members, rng))
-            made.append([batches[i] for i in rng.permutation(len(batches))])
+            made.append(batches.take(rng.permutation(len(batches))))
         return made
 
 
@@ -155,9 +155,7 @@ def step_loader(dataset: Dataset, folder: Path, plan: BatchPlan | None = None) -
     """
     if dataset.config.shards is None:
         return StepLoader(dataset, plan=plan)
-    return ShardLoader(
-        dataset, ShardIndex(folder, [utterance.id for utterance in dataset.utterances])
-    )
+    return ShardLoader(dataset, ShardIndex(folder, dataset.utterances.ids))
 
 
 class Archives:

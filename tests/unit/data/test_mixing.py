@@ -16,6 +16,7 @@ from asrtool.errors import UserError
 from asrtool.trainer import checkpoint
 from asrtool.trainer.step import Stepper
 from tests.toy_corpus import arguments, write_corpus, write_set
+from tests.unit.data.plans import digest
 
 PARTS = np.repeat([0, 1, 2], [40, 30, 7])
 
@@ -43,6 +44,13 @@ def test_a_mixed_plan_depends_on_seed_and_epoch_alone():
     assert mixed(1.0, 0.5, 0.5).epoch(7) == mixed(1.0, 0.5, 0.5).epoch(7)
     first, other = mixed(1.0, 0.5, 0.5), mixed(1.0, 0.5, 0.5, seed=1)
     assert first.members(0).tolist() != other.members(0).tolist()
+
+
+def test_runs_of_earlier_versions_go_on_with_the_same_batches():
+    durations = np.random.default_rng(0).gamma(4.0, 2.0, 3000).round(3) + 0.3
+    sets = np.random.default_rng(1).integers(0, 3, 3000)
+    config = BatchConfig(seconds=200, max_seconds_per_device=60)
+    assert digest(MixedPlan(durations, config, 7, sets, [1.0, 0.3, 1 / 7])) == "9d1a2fd495145c90"
 
 
 def test_shares_are_relative_to_the_largest():

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrtool.data.config import BatchConfig
-from asrtool.data.sampler import BatchPlan
+from asrtool.data.sampler import Batches, BatchPlan
+from tests.unit.data.plans import digest
 
 SETS = {
     "read speech": np.clip(np.random.default_rng(1).gamma(9, 1.4, 20000), 1.3, 24),
@@ -55,6 +56,24 @@ def test_slices_deal_out_a_batch_within_the_limit_of_a_device(
         assert sum(map(bool, shares)) == min(world, len(batch))
         for micro in (micro for share in shares for micro in share):
             assert len(micro) == 1 or made.padded_seconds(micro) <= per_device * (1 + 1e-6)
+
+
+def test_runs_of_earlier_versions_go_on_with_the_same_batches() -> None:
+    durations = np.random.default_rng(0).gamma(4.0, 2.0, 3000).round(3) + 0.3
+    config = BatchConfig(seconds=200, max_seconds_per_device=60)
+    assert digest(BatchPlan(durations, config, 7)) == "658ccdd3d19d4f2a"
+    assert digest(BatchPlan(durations, config, shuffle=False)) == "5bdafc41402cf009"
+    assert digest(BatchPlan(durations[:50], config, 1)) == "275a7cf6d2821ded"
+
+
+def test_batches_are_a_sequence_of_lists() -> None:
+    batches = Batches(np.array([4, 2, 0, 1, 3]), np.array([[0, 2], [2, 3], [3, 5]]))
+    listed = [[4, 2], [0], [1, 3]]
+    assert batches == listed and list(batches) == listed and batches[::-1] == listed[::-1]
+    assert batches != listed[:2] and batches[1:][0] == [0] and [1, 3] in batches
+    assert batches.take(np.array([2, 0])) == [[1, 3], [4, 2]]
+    assert Batches.joined([batches[1:], batches[:1]]) == [[0], [1, 3], [4, 2]]
+    assert all(type(index) is int for batch in batches for index in batch)
 
 
 def test_an_epoch_is_a_function_of_seed_and_number() -> None:

@@ -63,8 +63,17 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         ("streaming", {"TOKENS": 20}, f"--seconds 2 --config {STREAMING}", "without a gap: True"),
         ("relative_attention", {}, "--seconds 1 --layers 1 --rounds 1", "1 s: rotary"),
         ("llm_head", {}, "--vocab-size 50 --dim 8 --rounds 1", "CPU s; the obvious way"),
+        ("data_dir", {"SETTLED": 0}, "start --number 900 --ranks 2", "second start, rank 1: read"),
     ],
-    ids=["llm_beam", "joint_beam", "rescoring", "streaming", "relative_attention", "llm_head"],
+    ids=[
+        "llm_beam",
+        "joint_beam",
+        "rescoring",
+        "streaming",
+        "relative_attention",
+        "llm_head",
+        "data_dir",
+    ],
 )
 def test_a_benchmark_runs_with_current_models(
     name, constants, options, printed, monkeypatch, capsys
