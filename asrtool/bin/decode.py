@@ -14,8 +14,9 @@ import json
 import math
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,10 @@ from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger, plural
 from asrtool.longform import WindowsConfig
-from asrtool.model_folder import Experiment
+from asrtool.model_folder import Experiment, sha256
 from asrtool.recognition import Classes
 from asrtool.recognizer import SAMPLES, Recognition, Recognizer
 from asrtool.stored_frames import FrontEnd
-from asrtool.system import stamp
 from asrtool.types import Batch, Hypothesis, Utterance
 
 
@@ -85,8 +85,8 @@ def decode(
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(trained, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
-    for kind, path in experiment.word_files(settings.searcher).items():
-        options[kind] = stamp.digest(Path(path))  # the path is the same after it is rewritten
+    for kind, path in experiment.search_files(settings.searcher).items():
+        options[kind] = sha256(Path(path))[:16]  # the path is the same after it is rewritten
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
     inputs = data_config(trained.phase(settings.phase)[1], settings, data)
@@ -191,6 +191,7 @@ class Decoding:
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
         audio = elapsed = 0.0
         latencies = array("d")
+        drafts: Counter[str] = Counter()
         with (
             open(target / self.file, "w", encoding="utf-8") as hyps,
             open(target / "text", "w", encoding="utf-8") as text,
@@ -200,6 +201,7 @@ class Decoding:
                 text.write(f"{line['id']} {line['text']}".rstrip() + "\n")
                 audio, elapsed = audio + line["seconds"], elapsed + line["elapsed"]
                 latencies.append(line["latency"])
+                drafts.update(line.get("draft", {}))
         ranks = distributed.world_size()
         median, most, longest = np.quantile(latencies, (0.5, 0.95, 1.0))
         logger.info(
@@ -216,6 +218,13 @@ class Decoding:
             ),
             *(median, most, longest),
         )
+        if drafts:
+            logger.info(
+                "%s: %d of %d drafted tokens accepted, %.1f passes of the language model per "
+                "utterance",
+                *(self.title, drafts["accepted"], drafts["tokens"]),
+                drafts["passes"] / len(latencies),
+            )
 
 
 def recognize(
@@ -270,6 +279,8 @@ def hypothesis_line(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
         line["times"] = [round(position * shift, 3) for position in hypothesis.positions]
     if hypothesis.confidences is not None:
         line["confidences"] = [round(value, 4) for value in hypothesis.confidences]
+    if hypothesis.drafted is not None:
+        line["draft"] = asdict(hypothesis.drafted)
     return line
 
 
