@@ -17,7 +17,8 @@ from asrtool.model_folder import Experiment
 from tests.toy_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
-STREAMING = ROOT / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
+DIGITS = ROOT / "egs" / "fsdd" / "conf"
+STREAMING = DIGITS / "qifusion" / "train_qifusion.yaml"
 
 
 def not_installed(vocabulary: int) -> None:
@@ -62,8 +63,15 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         ("joint_beam", SMALL_BEAM, "--rounds 1 --rescoring", "the same choice: True"),
         ("streaming", {"TOKENS": 20}, f"--seconds 2 --config {STREAMING}", "without a gap: True"),
         ("relative_attention", {}, "--seconds 1 --layers 1 --rounds 1", "1 s: rotary"),
+        (
+            "config_step",
+            {},
+            f"{DIGITS}/train_conformer.yaml {DIGITS}/ebranchformer/train_ebranchformer.yaml "
+            "--seconds 1 --utterances 2 --rounds 1",
+            "times the first",
+        ),
     ],
-    ids=["llm_beam", "joint_beam", "rescoring", "streaming", "relative_attention"],
+    ids=["llm_beam", "joint_beam", "rescoring", "streaming", "relative_attention", "config_step"],
 )
 def test_a_benchmark_runs_with_current_models(
     name, constants, options, printed, monkeypatch, capsys
