@@ -43,6 +43,7 @@ class TransformerDecoderConfig:
     num_heads: int = bounded(4, least=1)
     ffn_dim: int = bounded(2048, least=1)
     dropout: float = bounded(0.1, least=0, below=1)
+    tied: bool = True  # the output layer has the weights of the embedding
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class DecoderState:
 
 @DECODERS.register("transformer", TransformerDecoderConfig)
 class TransformerDecoder(Decoder):
-    """Embedding tied to the output layer, sinusoidal positions, layers, logits."""
+    """Embedding, sinusoidal positions, layers, and logits by the embedding or an output layer."""
 
     partial = False  # Scorer: scores the whole vocabulary
 
@@ -73,6 +74,10 @@ class TransformerDecoder(Decoder):
         )
         self.norm = nn.LayerNorm(dim)
         self.output_bias = nn.Parameter(torch.zeros(vocab_size))
+        self.output_weight = None  # tied: that of the embedding
+        if not config.tied:
+            self.output_weight = nn.Parameter(torch.empty(vocab_size, dim))
+            nn.init.normal_(self.output_weight, std=dim**-0.5)
 
     def forward(self, encoded: EncoderOutput, targets: Padded) -> Padded:
         tokens = F.pad(targets.data, (1, 0), value=self.sos)  # (B, U + 1)
@@ -226,7 +231,8 @@ class TransformerDecoder(Decoder):
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = layer(x, mask, memory_mask, cache)
             following.append(cache)
-        return F.linear(self.norm(x), self.embedding.weight, self.output_bias), tuple(following)
+        weight = self.embedding.weight if self.output_weight is None else self.output_weight
+        return F.linear(self.norm(x), weight, self.output_bias), tuple(following)
 
 
 def _pruned(

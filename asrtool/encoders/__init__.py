@@ -11,6 +11,7 @@ from asrtool.encoders.base import (
 )
 from asrtool.encoders.cnn import Cnn, CnnConfig
 from asrtool.encoders.conformer import ChunkConfig, Conformer, ConformerConfig
+from asrtool.encoders.ebranchformer import EBranchformer, EBranchformerConfig
 from asrtool.encoders.echo import ATTENTIONS, EchoConfig
 from asrtool.encoders.pretrained import PretrainedConfig, PretrainedEncoder
 from asrtool.encoders.qifusion import AccentConfig, Qifusion, QifusionConfig
@@ -35,6 +36,8 @@ __all__ = [
     "Conformer",
     "ConformerConfig",
     "Data2vecConfig",
+    "EBranchformer",
+    "EBranchformerConfig",
     "EchoConfig",
     "Encoder",
     "EncoderConfig",

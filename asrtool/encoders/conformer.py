@@ -211,10 +211,15 @@ class Conformer(StreamingEncoder):
         return ConformerLayer(
             config.dim,
             config.ffn_dim,
-            _ATTENTIONS[config.positions](config.dim, config.num_heads, config.attention_dropout),
+            self.build_attention(config),
             ConvolutionModule(config.dim, config.kernel, config.causal),
             config.dropout,
         )
+
+    def build_attention(self, config: ConformerConfig) -> SelfAttention:
+        """The self-attention of a layer, with the positions of `config`."""
+        kind = _ATTENTIONS[config.positions]
+        return kind(config.dim, config.num_heads, config.attention_dropout)
 
     def _trained_chunks(self) -> tuple[int | None, tuple[int, ...] | None]:
         """Frames of the longest chunk in training, and the list of sizes if it is restricted."""

@@ -88,8 +88,8 @@ def check_encoder(recognizer: Recognizer) -> Conformer:
     encoder = recognizer.model.encoder
     if not isinstance(encoder, Conformer):
         raise UserError(
-            f"the encoder {type(encoder).__name__} has caches that cannot be exported; a Conformer "
-            "or a Qifusion-Net can, or leave out --streaming"
+            f"the encoder {type(encoder).__name__} has caches that cannot be exported; a "
+            "Conformer, an E-Branchformer or a Qifusion-Net can, or leave out --streaming"
         )
     for place, downsampler in encoder.downsamplers.items():
         if not isinstance(downsampler, STEMS):

@@ -1,14 +1,14 @@
 """A streaming Conformer in the form of WeNet's: what sherpa-onnx's online recogniser runs.
 
     x (1, T, F), offset (1,), required_cache_size (1,), attn_cache (L, H, K, 2 D / H),
-    conv_cache (L, 1, D, kernel - 1), attn_mask (1, 1, K + C)
+    conv_cache (L, 1, D, columns), attn_mask (1, 1, K + C)
     -> log_probs (1, C, V), next attn_cache, next conv_cache
 
 for C frames in a chunk and K = C left_chunks cached keys. WeNet's stem reads `right_context` frames
-of the next chunk; a causal stem remembers the past instead. What it remembers lies in further
-columns of conv_cache: the metadata `cnn_module_kernel` is the kernel plus their number, which the
-runtime only uses to make the first, empty cache. Offsets are not needed, since only distances
-between positions count.
+of the next chunk; a causal stem remembers the past instead. What its convolutions and those of the
+layers remember lies in a row in conv_cache, with as many columns as that takes: the metadata
+`cnn_module_kernel` is their number plus 1, which the runtime only uses to make the first, empty
+cache. Offsets are not needed, since only distances between positions count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from asrtool.export.cached import (
 )
 from asrtool.export.graph import Ports, session, write
 from asrtool.nn.attention import KeyValue
-from asrtool.nn.conformer import ConformerLayerCache
 from asrtool.recognizer import Recognizer
 
 INPUTS = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
@@ -50,19 +49,15 @@ class WenetGraph(nn.Module):
         super().__init__()
         check(cached)
         self.cached, self.lower, self.least = cached, lower, least
-        self.kernel = cached.encoder.layers[0].convolution.kernel
         self.layers, self.dim = len(cached.encoder.layers), cached.encoder.dim
         self.keys = cached.left_chunks * cached.chunk
-        self.stem = [name for name, _ in self._stem(cached.template)]
-        self.sizes = [part.numel() for _, part in self._stem(cached.template)]
-        # columns of conv_cache that hold what the stem remembers
+        self.sizes = [part.numel() for part in self._history(cached.template)]
+        # columns of conv_cache that hold the histories, all in a row
         self.columns = -(-sum(self.sizes) // (self.layers * self.dim))
 
-    def _stem(self, cache: ConformerCache) -> list[tuple[str, Tensor]]:
-        """What the stem remembers, but for its count of frames."""
-        return [
-            (name, part) for name, part in tensors(cache.downsamplers) if part.is_floating_point()
-        ]
+    def _history(self, cache: ConformerCache) -> list[Tensor]:
+        """What convolutions remember, those of the stem and those of the layers."""
+        return [part for _, part in tensors(_bare(cache)) if part.is_floating_point()]
 
     def metadata(self) -> dict[str, str]:
         """What sherpa-onnx reads, and the chunks that it has to be told."""
@@ -72,7 +67,7 @@ class WenetGraph(nn.Module):
             "head": encoder.layers[0].attention.num_heads,
             "num_blocks": self.layers,
             "output_size": self.dim,
-            "cnn_module_kernel": self.kernel + self.columns,
+            "cnn_module_kernel": self.columns + 1,
             "right_context": factor - 1,
             "subsampling_factor": factor,
             "vocab_size": self.cached.model.vocab_size,
@@ -85,7 +80,7 @@ class WenetGraph(nn.Module):
         """The caches before the first chunk."""
         heads = self.cached.encoder.layers[0].attention.num_heads
         attention = torch.zeros(self.layers, heads, self.keys, 2 * self.dim // heads)
-        return attention, torch.zeros(self.layers, 1, self.dim, self.kernel - 1 + self.columns)
+        return attention, torch.zeros(self.layers, 1, self.dim, self.columns)
 
     def forward(
         self,
@@ -104,37 +99,36 @@ class WenetGraph(nn.Module):
         return log_probs, *self._pack(cache)
 
     def _unpack(self, attention: Tensor, convolution: Tensor, mask: Tensor) -> ConformerCache:
-        layers = tuple(
-            ConformerLayerCache(
-                KeyValue(*attention[index][None].chunk(2, dim=-1)),
-                convolution[index, :, :, : self.kernel - 1].transpose(1, 2),
-            )
-            for index in range(self.layers)
-        )
         # counted from the first frame of this chunk
         positions = torch.arange(-self.keys, 0)[None]
         memory = FixedMemory(positions, mask[:, 0, : self.keys], self.keys)
-        template = self.cached.template
-        packed = convolution[..., self.kernel - 1 :].flatten()
-        parts = dict(zip(self.stem, packed[: sum(self.sizes)].split(self.sizes), strict=True))
+        template, pieces = self.cached.template, convolution.flatten()[: sum(self.sizes)]
+        pieces = iter(pieces.split(self.sizes))
+        bare = _bare(template)
         values = [
-            parts[name].view_as(part) if name in parts else part
-            for name, part in tensors(template.downsamplers)
+            next(pieces).view_as(part) if part.is_floating_point() else part
+            for _, part in tensors(bare)
         ]
-        stems = rebuilt(template.downsamplers, iter(values))
-        return replace(template, downsamplers=stems, memories={0: memory}, layers=layers)
+        bare = rebuilt(bare, iter(values))
+        layers = tuple(
+            replace(layer, attention=KeyValue(*seen[None].chunk(2, dim=-1)))
+            for layer, seen in zip(bare.layers, attention, strict=True)
+        )
+        return replace(bare, memories={0: memory}, layers=layers, head=template.head)
 
     def _pack(self, cache: ConformerCache) -> tuple[Tensor, Tensor]:
         attention = torch.cat(
             [torch.cat([one.attention.key, one.attention.value], -1) for one in cache.layers]
         )
-        convolution = torch.stack([one.convolution.transpose(1, 2) for one in cache.layers])
         room = (self.layers, 1, self.dim, self.columns)
-        stem = torch.cat(
-            [part.flatten() for _, part in self._stem(cache)] or [convolution.new_zeros(0)]
-        )
-        stem = pad(stem, (0, math.prod(room) - sum(self.sizes))).view(room)
-        return attention, torch.cat([convolution, stem], dim=-1)
+        history = torch.cat([part.flatten() for part in self._history(cache)])
+        return attention, pad(history, (0, math.prod(room) - sum(self.sizes))).view(room)
+
+
+def _bare(cache: ConformerCache) -> ConformerCache:
+    """Without what attention remembers, and what follows the layers."""
+    layers = tuple(replace(layer, attention=None) for layer in cache.layers)
+    return replace(cache, memories={}, layers=layers, head=None)
 
 
 def check(cached: CachedGraph) -> None:

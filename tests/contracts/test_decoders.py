@@ -13,14 +13,16 @@ DIM, VOCABULARY, SMALL = (
     9,
     {"transformer": {"num_layers": 2, "num_heads": 2, "ffn_dim": 32, "dropout": 0.0}},
 )
-every_decoder = pytest.mark.parametrize("name", DECODERS.names())
+# name of a variant -> what it changes in an entry
+VARIANTS = {"transformer, untied": {"tied": False}}
+every_decoder = pytest.mark.parametrize("name", [*DECODERS.names(), *VARIANTS])
 
 
 def build(name):
     torch.manual_seed(0)
-    return DECODERS.build(
-        DECODERS.config_type(name)(**SMALL[name]), dim=DIM, vocab_size=VOCABULARY
-    ).eval()
+    entry = name.split(",")[0]
+    config = DECODERS.config_type(entry)(**{**SMALL[entry], **VARIANTS.get(name, {})})
+    return DECODERS.build(config, dim=DIM, vocab_size=VOCABULARY).eval()
 
 
 def encoded(lengths=(7, 4, 1)):
@@ -111,3 +113,10 @@ def test_every_parameter_gets_a_gradient(name):
     decoder = build(name)
     decoder(encoded(), targets()).data.square().sum().backward()
     assert not [key for key, parameter in decoder.named_parameters() if parameter.grad is None]
+
+
+def test_an_untied_output_layer_has_weights_of_its_own():
+    sizes = [
+        sum(p.numel() for p in build(name).parameters()) for name in ("transformer", *VARIANTS)
+    ]
+    assert sizes[1] - sizes[0] == DIM * VOCABULARY

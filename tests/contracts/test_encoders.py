@@ -16,6 +16,7 @@ from asrtool.types import Padded
 
 BINS, LENGTHS = 16, (61, 1, 24, 38)
 SMALL = {"num_layers": 3, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 5}
+SMALL |= {"cgmlp_dim": 24, "merge_kernel": 3}
 SAMPLES = 320  # of a waveform for each frame of features
 every_encoder = pytest.mark.parametrize("name", ENCODERS.names())
 

@@ -15,8 +15,8 @@ import torch
 
 import asrtool
 from asrtool.bin import export
-from asrtool.downsamplers import StridedConvConfig
-from asrtool.encoders import ENCODERS, WhisperConfig
+from asrtool.downsamplers import Conv2dConfig, StridedConvConfig
+from asrtool.encoders import ENCODERS, EBranchformerConfig, WhisperConfig
 from asrtool.encoders.conformer import ChunkConfig
 from asrtool.errors import UserError
 from asrtool.export import build, graph, prove, web, whole
@@ -208,9 +208,19 @@ def other(toy: Path, data: dict | None = None, **change: object) -> Recognizer:
     return replace(recognizer, config=config, model=model)
 
 
+EBRANCHFORMER = {"num_layers": 2, "dim": 32, "num_heads": 2, "ffn_dim": 64, "cgmlp_dim": 48}
+EBRANCHFORMER |= {"downsamplers": {0: Conv2dConfig(channels=8)}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [{"positions": "relative"}, {"causal": True, "chunk": ChunkConfig()}], ids=str
+    "change",
+    [
+        {"positions": "relative"},
+        {"causal": True, "chunk": ChunkConfig()},
+        {"encoder": EBranchformerConfig(**EBRANCHFORMER)},
+    ],
+    ids=["relative", "causal", "ebranchformer"],
 )
 def test_other_encoders_export_too(toy, tmp_path, needs_onnx, change):
     if "causal" in change:

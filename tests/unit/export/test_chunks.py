@@ -12,7 +12,7 @@ from torch import Tensor
 
 import asrtool
 from asrtool.downsamplers import KeyframeConfig, LinearConfig, StridedConvConfig
-from asrtool.encoders import QifusionConfig
+from asrtool.encoders import EBranchformerConfig, QifusionConfig
 from asrtool.encoders.conformer import ChunkConfig
 from asrtool.encoders.echo import EchoConfig
 from asrtool.encoders.qifusion import AccentConfig
@@ -45,12 +45,14 @@ def streaming(toy: Path, left_chunks: int = 2, chunk_ms: float = 160, **change) 
 
 
 QIFUSION = {"kind": QifusionConfig, "accent": AccentConfig(classes=2)}
+EBRANCHFORMER = {"kind": EBranchformerConfig, "cgmlp_dim": 12, "kernel": 3, "merge_kernel": 7}
 CHANGES = {
     "rotary": {},
     "relative": {"positions": "relative"},
     "three left chunks": {"left_chunks": 3, "chunk_ms": 80},
     "every frame": {"downsamplers": {0: LinearConfig()}, "chunk_ms": 40},
     "qifusion": QIFUSION,
+    "ebranchformer": EBRANCHFORMER,
 }
 
 

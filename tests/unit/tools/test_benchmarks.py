@@ -18,7 +18,8 @@ from tests import toy_llm
 from tests.toy_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
-STREAMING = ROOT / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
+DIGITS = ROOT / "egs" / "fsdd" / "conf"
+STREAMING = DIGITS / "qifusion" / "train_qifusion.yaml"
 
 
 def not_installed(vocabulary: int) -> None:
@@ -65,6 +66,13 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         ("relative_attention", {}, "--seconds 1 --layers 1 --rounds 1", "1 s: rotary"),
         ("llm_head", {}, "--vocab-size 50 --dim 8 --rounds 1", "CPU s; the obvious way"),
         ("data_dir", {"SETTLED": 0}, "start --number 900 --ranks 2", "second start, rank 1: read"),
+        (
+            "config_step",
+            {},
+            f"{DIGITS}/train_conformer.yaml {DIGITS}/ebranchformer/train_ebranchformer.yaml "
+            "--seconds 1 --utterances 2 --rounds 1",
+            "times the first",
+        ),
     ],
     ids=[
         "llm_beam",
@@ -74,6 +82,7 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
         "relative_attention",
         "llm_head",
         "data_dir",
+        "config_step",
     ],
 )
 def test_a_benchmark_runs_with_current_models(
