@@ -118,6 +118,8 @@ class DecodeConfig:
     unfinished: bool = False  # true: decode before training has finished, with its checkpoints
     batch_seconds: float = bounded(120.0, least=0)  # padded audio of one decoding batch
     nbest: int = bounded(1, least=1)  # hypotheses written to hyps.jsonl
+    # of encoder and search, as trainer.precision; auto: bf16 if the device supports it in hardware
+    precision: Literal["auto", "float32", "bf16", "fp16"] = field(default="float32", metadata=OMIT)
     # milliseconds of a chunk, for an encoder that can stream; null: whole utterances
     chunk_ms: float | None = bounded(None, least=0)
     # how many chunks before its own a frame sees; -1: all; null: as in training

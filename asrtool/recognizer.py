@@ -44,6 +44,7 @@ from asrtool.recognition import (
 from asrtool.searchers import SEARCHERS, Searcher
 from asrtool.searchers.base import positions_of
 from asrtool.stored_frames import from_audio
+from asrtool.trainer import precision
 from asrtool.types import EncoderOutput, Hypothesis, Padded
 
 # quantiles of the durations in training: of short pieces and of the longest window
@@ -77,6 +78,7 @@ class Recognizer:
     lm_weights: Path | None = None  # of the language model, if there is one
     classifiers: tuple[Classifier, ...] = ()
     lengths: Lengths | None = None  # of the training set; None: not recorded
+    precision: str = "float32"  # of encoder and search: a key of `DTYPES`
 
     @classmethod
     def load(
@@ -102,6 +104,9 @@ class Recognizer:
         experiment.refuse_text(config)
         config = replace(config, data=from_audio(config.data))
         weights = weights or experiment.weights(decode)
+        device = torch.device(device)
+        chosen = precision.choose(decode.precision, device, "precision")
+        precision.tell(decode.precision, chosen, device, "precision")
         model = in_chunks(experiment.load(decode, weights).to(device), decode)
         scorers, lm_weights = {}, None
         if (lm or experiment.lm) is not None:
@@ -123,6 +128,7 @@ class Recognizer:
             lm_weights=lm_weights,
             classifiers=classifiers(config, experiment.folder / "vocab"),
             lengths=experiment.lengths(phase),
+            precision=chosen,
         )
 
     # -- inputs as the loader gives them -------------------------------------
@@ -143,7 +149,7 @@ class Recognizer:
         return (
             self.search_encoded(encoded),
             encoded.frames.lengths.tolist(),
-            classify(self.classifiers, encoded),
+            self._classify(encoded),
         )
 
     @property
@@ -155,11 +161,13 @@ class Recognizer:
 
     def encode(self, inputs: Padded) -> EncoderOutput:
         """Encode inputs as for `search`, in chunks if the decoding config has them."""
-        return self.model.encode(inputs.to(self.device), self.chunk)
+        with precision.autocast(self.device, self.precision):
+            return self.model.encode(inputs.to(self.device), self.chunk)
 
     def search_encoded(self, encoded: EncoderOutput) -> list[list[Hypothesis]]:
         """The result of `search` for an encoder's output."""
-        nbests = self.searcher.search(encoded)
+        with precision.autocast(self.device, self.precision):
+            nbests = self.searcher.search(encoded)
         self._warn_of_empty(nbests, encoded)
         return [
             [replace(h, text=self.tokenizer.decode(h.tokens)) for h in nbest] for nbest in nbests
@@ -348,7 +356,8 @@ class Recognizer:
         """Of an encoder's output: when each of `tokens` was said, by the head `timed`. What
         `align_inputs` gives; seconds: of each utterance.
         """
-        log_probs = self.model.log_probs(encoded, self.timed)
+        with precision.autocast(self.device, self.precision):
+            log_probs = self.model.log_probs(encoded, self.timed)
         positions = positions_of(encoded, log_probs).tolist()
         times = []
         for row, alignment in enumerate(align(log_probs, tokens, self.model.blank)):
@@ -429,6 +438,10 @@ class Recognizer:
             return None
         return vad.speech(audio.resample(samples, self.rate, vad.RATE), PAUSE)
 
+    def _classify(self, encoded: EncoderOutput) -> list[Classes]:
+        with precision.autocast(self.device, self.precision):
+            return classify(self.classifiers, encoded)
+
     def _plan(self, prepared: Prepared) -> list[Window]:
         """The windows of one audio, in its inputs."""
         inputs, windows = prepared.inputs, self.windows
@@ -465,7 +478,7 @@ class Recognizer:
                 classes=classes,
             )
             for nbest, timed, length, classes in zip(
-                nbests, times, seconds, classify(self.classifiers, encoded), strict=True
+                nbests, times, seconds, self._classify(encoded), strict=True
             )
         ]
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from asrtool import distributed
 from asrtool.trainer import checkpoint, parallel
+from asrtool.trainer.capacity.memory import recompute
 from asrtool.trainer.optim import GroupConfig
 from asrtool.types import Batch, EncoderOutput, ModelOutput, Padded, Trainable
 from tests.toy_ranks import join, one_step
@@ -138,6 +139,31 @@ def work(rank: int, world: int, port: int, folder: Path) -> None:
         run(folder / "undisturbed", rank, world)
         run(folder / "resumed", rank, world, before=lambda epoch, index: stop(epoch, index, rank))
         run(folder / "resumed", rank, world)
+    torch.save(found, folder / f"{rank}.pt")
+
+
+def work_in_groups(rank: int, world: int, port: int, folder: Path) -> None:
+    """Two machines of two ranks each: a few steps, and a run that goes on after a stop."""
+    join(rank, world, port)
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    shares = [share for share in SHARES for _ in range(2)]
+    found = {}
+    with distributed.process_group():
+        model = ToyLlama()
+        recompute(model)  # which changes nothing, on shards neither
+        stepper = toy_stepper(model, shared="hsdp", groups=GROUPS, lr=0.01, clip=0.5)
+        results = [stepper.update(one_step(shares, rank), step) for step in range(1, 5)]
+        found["weights"] = parallel.gather(stepper.model.state_dict(), keep=True)
+        found["norms"] = [result.norm for result in results]
+        found["local"] = sum(value.to_local().numel() for value in stepper.model.parameters())
+        for name, steps in (("undisturbed", [6]), ("resumed", [2, 6])):
+            for last in steps:
+                data = ToySteps(rank=rank, world=world, size=24, micro=2)
+                settings = {"steps": last, "validate_every": 2, "ema": 0.9, "parallel": "hsdp"}
+                toy_trainer(folder / name, data, {"lr": 0.01}, ToyLlama(), **settings).run()
+                if last < 6 and rank == 0:
+                    (folder / name / "finished.json").unlink()
+                distributed.barrier()
     torch.save(found, folder / f"{rank}.pt")
 
 

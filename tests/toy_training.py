@@ -113,6 +113,7 @@ class ToySteps:
     micro: int = 8
     rank: int = 0
     world: int = 1
+    workers: int | None = 0
     change: Callable[[int, Tensor], Tensor] = lambda number, inputs: inputs
     # called when a step is asked for
     before: Callable[[int, int], None] = lambda epoch, index: None
@@ -144,6 +145,9 @@ class ToySteps:
                     last=number + 1 == len(plan),
                 )
             epoch, index = epoch + 1, 0
+
+    def pace(self, epoch: int, index: int) -> float:
+        return 1000.0
 
     def longest(self) -> Batch:
         return toy_batch([3, 7], self.change)
@@ -205,7 +209,11 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def toy_stepper(
-    model: nn.Module | None = None, precision: str = "float32", shared: str = "ddp", **settings
+    model: nn.Module | None = None,
+    precision: str = "float32",
+    shared: str = "ddp",
+    out_of_memory: str = "cut",
+    **settings,
 ) -> Stepper:
     config = AdamWConfig(**{"lr": 0.1, "clip": float("inf"), **settings})
     return Stepper(
@@ -217,6 +225,7 @@ def toy_stepper(
         device=torch.device("cpu"),
         seed=0,
         shared=shared,
+        out_of_memory=out_of_memory,
     )
 
 

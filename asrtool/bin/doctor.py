@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asrtool import versions
+from asrtool.system import processes
 
 OK, NOTE, BAD = "ok", "--", "BAD"  # works; optional, absent; needed, absent or broken
 SETUP = "tools/setup.sh"
@@ -97,12 +98,11 @@ def check_torch() -> Iterator[Finding]:
             "CUDA", NOTE, "no NVIDIA GPU that torch can use: training and decoding run on the CPU"
         )
     yield check_cpu_bf16()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS")
     yield Finding(
         "cores",
         OK,
-        f"{cores}, {torch.get_num_threads()} threads in a torch process"
+        f"{processes.cores()}, {torch.get_num_threads()} threads in a torch process"
         + (f" (OMP_NUM_THREADS={threads})" if threads else ""),
     )
 

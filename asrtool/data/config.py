@@ -217,12 +217,13 @@ class DataConfig:
     temperature: float = bounded(1.0, least=1, omit=True)
     # the training set in tar archives; null: single files, or Kaldi archives
     shards: ShardConfig | None = None
-    workers: int = bounded(2, least=0)  # loader processes per rank; 0: in the training process
+    # loader processes per rank; 0: in the training process; auto: as many as the device needs
+    workers: int | Literal["auto"] = bounded("auto", least=0)
 
     def __post_init__(self) -> None:
         augment = self.augment
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}: give 0 or more loader processes")
+        if self.workers != "auto" and not (self.workers is not None and self.workers >= 0):
+            raise ValueError(f"workers is {self.workers}: give 0 or more loader processes, or auto")
         if not 0 <= self.min_seconds < self.max_seconds:
             raise ValueError(
                 f"min_seconds is {self.min_seconds:g} and max_seconds {self.max_seconds:g}: give a "

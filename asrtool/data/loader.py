@@ -17,8 +17,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import connection
 from types import TracebackType
 from typing import NamedTuple
@@ -38,6 +40,8 @@ from asrtool.errors import UserError
 from asrtool.log import first_few, logger, plural, warn_once
 from asrtool.types import Batch, Utterance
 
+WORKERS = 2  # loader processes where `auto` has not been decided by a measurement
+PACED, PACE_SECONDS = 32, 2.0  # limits of that measurement: micro-batches, seconds
 PREFETCH = 4  # micro-batches read ahead by each loader process
 MANY = 20  # training stops after so many unreadable utterances, if they are more than half
 
@@ -150,6 +154,8 @@ class StepLoader:
         self.plan = plan or BatchPlan(dataset.lengths, dataset.limits, dataset.seed)
         self.rank = distributed.rank() if rank is None else rank
         self.world = distributed.world_size() if world is None else world
+        # loader processes; None: nobody has chosen yet
+        self.workers = None if dataset.config.workers == "auto" else dataset.config.workers
         self.skipped: dict[str, str] = {}  # id -> reason, over all epochs
         self._num_read = self._num_skipped = 0
         self._epoch = functools.lru_cache(maxsize=2)(self.plan.epoch)
@@ -188,7 +194,8 @@ class StepLoader:
     def steps(self, epoch: int = 0, index: int = 0) -> Iterator[StepBatches]:
         """Step `index` of `epoch` and all that follow, over all epochs without end."""
         batches, skipped = [], {}
-        for task, batch, problems in read_ahead(self.dataset, self._tasks(epoch, index)):
+        tasks = self._tasks(epoch, index)
+        for task, batch, problems in read_ahead(self.dataset, tasks, self.workers):
             batches += [] if batch is None else [batch]
             skipped |= problems
             self._num_read += len(problems) + (0 if batch is None else len(batch))
@@ -205,6 +212,24 @@ class StepLoader:
                 skipped=tuple(skipped),
             )
             batches, skipped = [], {}
+
+    def pace(self, epoch: int = 0, index: int = 0) -> float:
+        """Inputs (frames, samples or tokens) that one loader process prepares in a second, measured
+        on the first micro-batches of the steps from `index` of `epoch` on; 0.0: none can be read.
+        """
+        threads, inputs = torch.get_num_threads(), 0
+        torch.set_num_threads(1)  # as in a loader process
+        began = time.monotonic()
+        try:
+            # as single files, also of shards, whose tasks would first read a window of archives
+            for task in islice(StepLoader._tasks(self, epoch, index), PACED):
+                batch, _ = self.dataset.reader.batch(task.utterances, task.epoch)
+                inputs += 0 if batch is None else int(batch.inputs.lengths.sum())
+                if time.monotonic() - began > PACE_SECONDS:
+                    break
+        finally:
+            torch.set_num_threads(threads)
+        return inputs / max(time.monotonic() - began, 1e-9)
 
     def longest(self) -> Batch | None:
         """The first micro-batch of the step with the longest utterance; None if unreadable."""
@@ -417,10 +442,13 @@ class _Source(torch.utils.data.Dataset):
 
 
 def read_ahead(
-    dataset: Dataset, tasks: Iterable[Task]
+    dataset: Dataset, tasks: Iterable[Task], workers: int | None = None
 ) -> Iterator[tuple[Task, Batch | None, dict[str, str]]]:
-    """The tasks' batches in order, read by `workers` processes, or in this process for 0."""
-    workers = dataset.config.workers
+    """The tasks' batches in order, read by `workers` processes, or in this process for 0; None: as
+    many as the config says.
+    """
+    if workers is None:
+        workers = WORKERS if dataset.config.workers == "auto" else dataset.config.workers
     loader = DataLoader(
         _Source(dataset.reader),
         batch_size=None,  # each task is a batch already

@@ -25,6 +25,12 @@ def follow_parent() -> None:
         os._exit(1)
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    # macOS cannot say which those are
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def give_back_memory() -> None:
     """Make glibc return freed memory to the system; without this, a long run seems to leak."""
     trim = (

@@ -192,8 +192,8 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in self._parameters.items():
-            self._shadow[name].lerp_(parameter, 1.0 - decay)
+        # all tensors in a few kernels: one for each would cost a GPU more than the work in it
+        torch._foreach_lerp_(*self._pairs(), 1.0 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[dict[str, Tensor]]:
@@ -216,7 +216,12 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
-            training = parameter.detach().clone()
-            parameter.copy_(self._shadow[name])
-            self._shadow[name].copy_(training)
+        averages, parameters = self._pairs()
+        training = [parameter.clone() for parameter in parameters]
+        torch._foreach_copy_(parameters, averages)
+        torch._foreach_copy_(averages, training)
+
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The averages, and the weights of the model; of sharded ones, the part of this rank."""
+        tensors = self._shadow.values(), self._parameters.values()
+        return tuple([parallel.local(value.detach()) for value in group] for group in tensors)

@@ -35,8 +35,15 @@ class TrainerConfig:
     # decay of a moving average of the weights, which validation and decoding use; null: none
     ema: float | None = None
     compile: bool = False  # torch.compile each part of the model
-    # ddp: each rank holds the whole model; fsdp: a share of it
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    # products of float32 in TF32 on GPUs that have it (NVIDIA's since 2020)
+    tf32: bool = field(default=True, metadata=OMIT)
+    # ddp: each rank holds the whole model; fsdp: a share; hsdp: a share of the copy of its machine
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    # compute the inside of the encoder's layers again in the backward pass, instead of keeping it
+    activation_checkpointing: bool = field(default=False, metadata=OMIT)
+    # cut: a micro-batch that does not fit into memory is repeated in two parts, and gradients are
+    # summed over ranks after the backward pass; stop: the run ends, and they are summed during it
+    out_of_memory: Literal["cut", "stop"] = field(default="cut", metadata=OMIT)
     # name of a loss: log the cosine between its gradient and that of the other losses
     gradient_cosine: str | None = None
     tensorboard: bool = True  # also write TensorBoard event files, where it is installed
@@ -65,15 +72,21 @@ class TrainerConfig:
             raise ValueError(f"save_every_seconds is {self.save_every_seconds}: give 0 or more")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError("ema must be between 0 and 1")
-        if self.parallel == "fsdp" and self.gradient_cosine is not None:
+        if self.parallel != "ddp":
+            self._check_shards()
+
+    def _check_shards(self) -> None:
+        if self.gradient_cosine is not None:
             raise ValueError("gradient_cosine needs whole gradients; use parallel: ddp")
-        if self.parallel == "fsdp" and self.precision == "fp16":
+        if self.precision == "fp16":
             raise ValueError(
-                "parallel: fsdp has no gradient scaler for fp16; use precision: auto, bf16 or "
-                "float32"
+                f"parallel: {self.parallel} has no gradient scaler for fp16; use precision: auto, "
+                "bf16 or float32"
             )
-        if self.parallel == "fsdp" and self.compile:
-            raise ValueError("compile does not work with parallel: fsdp; use parallel: ddp")
+        if self.compile:
+            raise ValueError(
+                f"compile does not work with parallel: {self.parallel}; use parallel: ddp"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +102,18 @@ class TrainState:
     stale: int = 0  # validations since the best one
     bad: int = 0  # non-finite steps, which were skipped
     bad_row: int = 0  # consecutive non-finite steps up to now
+    overflows: int = 0  # how often memory ran out
+    # (rows, length) of micro-batches that did not fit and are cut from then on
+    too_large: tuple[tuple[int, int], ...] = ()
 
 
 class Steps(Protocol):
     """The training data as the trainer sees them."""
+
+    workers: int | None  # loader processes, which change no batch; None: the trainer chooses
+
+    def pace(self, epoch: int, index: int) -> float:
+        """Inputs that one loader process prepares in a second."""
 
     def num_steps(self, epoch: int) -> int:
         """Steps of an epoch, the same on all ranks."""

@@ -30,10 +30,13 @@ from asrtool.trainer import records
 NEUTRAL = (
     "data.batch.max_seconds_per_device",
     "data.workers",
+    "trainer.activation_checkpointing",
     "trainer.log_every",
+    "trainer.out_of_memory",
     "trainer.parallel",
     "trainer.save_every_seconds",
     "trainer.tensorboard",
+    "trainer.tf32",
     "trainer.wandb",
 )
 

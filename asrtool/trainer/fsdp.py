@@ -1,5 +1,8 @@
 """FSDP2: each rank holds 1/n of every weight, gradient and optimizer state.
 
+With `hsdp` the n ranks are those of one machine, and each machine holds the whole model: weights
+are gathered inside it, and only gradients, of which a rank has 1/n, cross the network.
+
 It is a separate file because importing torch's FSDP takes longer than importing torch, and only a
 run with `parallel: fsdp` needs it.
 """
@@ -13,24 +16,42 @@ from collections.abc import Iterator, Mapping
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from asrtool.trainer.parallel import Replicas
+from asrtool.errors import UserError
+from asrtool.trainer.parallel import Replicas, units
 
 
 class Shards(Replicas):
     """FSDP2: each layer of the model's outermost module lists is gathered separately."""
 
     lockstep = True
+    repeats = False
+
+    def __init__(self, per_group: int | None = None) -> None:
+        """per_group: ranks that share one copy of the model; None: all."""
+        self._per_group = per_group
+
+    def _mesh(self, device: torch.device) -> DeviceMesh:
+        world = dist.get_world_size()
+        if self._per_group in (None, world):
+            return init_device_mesh(device.type, (world,))
+        if world % self._per_group:
+            raise UserError(
+                "trainer.parallel: hsdp needs the same number of processes on every machine; there "
+                f"are {world}, {self._per_group} of them on this one"
+            )
+        shape = (world // self._per_group, self._per_group)
+        return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
 
     def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        mesh = self._mesh(device)
         for parameter in model.parameters():  # FSDP2 does not support channels-last kernels
             parameter.data = parameter.data.contiguous()
         # Layer by layer: each one is moved to the GPU, and all but this rank's shard is freed. So
         # the whole model is never on one GPU.
-        for unit in (*_units(model), model):
+        for unit in (*units(model), model):
             unit.register_forward_hook(_no_view)  # before FSDP2's own hook
             fully_shard(unit, mesh=mesh)
         return model.to(device)
@@ -43,14 +64,8 @@ class Shards(Replicas):
         wrapped.set_requires_gradient_sync(last)
         yield
 
-
-def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """The entries of the outermost module lists: the layers that are gathered separately."""
-    for child in model.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (unit for unit in child if any(True for _ in unit.parameters()))
-        else:
-            yield from _units(child)
+    def reduce(self, model: nn.Module) -> None:
+        """Done in the last backward pass."""
 
 
 def _no_view(module: nn.Module, inputs: object, output: object) -> object:

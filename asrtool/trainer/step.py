@@ -19,9 +19,9 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,12 @@ from asrtool import distributed
 from asrtool.errors import UserError
 from asrtool.log import first_few, plural
 from asrtool.trainer import optim, parallel
+from asrtool.trainer.capacity import memory
+from asrtool.trainer.capacity.memory import Bound, Overflow, Shape
 from asrtool.trainer.objective import Objective, cosine
-from asrtool.trainer.precision import DTYPES
+from asrtool.trainer.precision import autocast
 from asrtool.trainer.troubles import describe
-from asrtool.types import Batch, LossReport, Padded, Trainable
+from asrtool.types import Batch, LossReport, Trainable
 
 GIGABYTE = 1e9
 
@@ -63,8 +65,18 @@ class StepResult:
     flags: tuple[float, ...]  # the flags that ranks passed in, summed
     skipped: tuple[str, ...]  # ids of this rank's utterances without a finite loss
     seconds: Mapping[str, float]  # this rank's time by part (`PARTS`)
+    # micro-batches of all ranks that did not fit into memory, and were cut
+    overflows: tuple[Overflow, ...] = ()
     # details of a non-finite step, which was skipped, of all ranks; None: the step was applied
     bad: list[dict] | None = None
+
+
+class Passes(NamedTuple):
+    """What the passes of a step, forward and backward, leave besides gradients."""
+
+    own: list[tuple[Batch, LossReport]]  # of this rank's micro-batches
+    spare: list[tuple[Batch, LossReport]]  # of those that only keep it in step with other ranks
+    overflows: list[Overflow]  # of this rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +119,14 @@ class Stepper:
         device: torch.device,
         seed: int,
         shared: str = "ddp",  # `trainer.parallel`
+        out_of_memory: str = "cut",  # `trainer.out_of_memory`
     ) -> None:
         self.config, self.objective, self.device = config, objective, device
         self.seed, self.planned = seed, planned
-        self.precision = DTYPES[precision]
-        self.ranks = parallel.choose(shared)
+        self.precision = precision
+        self.ranks = parallel.choose(shared, out_of_memory)
+        self._repeats = self.ranks.repeats and out_of_memory == "cut"
+        self.bound = Bound()  # of micro-batches, the same on all ranks
         self.model = self.ranks.prepare(model, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.optimizer, self.schedule = optim.build(config, self.model, planned)
@@ -126,9 +141,7 @@ class Stepper:
         return self.config.lr * self.schedule.factor(step)
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
-        )
+        return autocast(self.device, self.precision)
 
     def evaluate(self, model: nn.Module, batch: Batch) -> tuple[object, LossReport]:
         """The model's outputs and the losses, which are computed outside autocast."""
@@ -142,36 +155,48 @@ class Stepper:
         Returns a description of the batch, with the peak memory on a GPU. Raises `UserError` if the
         batch does not fit into memory.
         """
+        batch = self.bound.cut([batch])[0]  # a resumed run knows what does not fit
         longest = int(batch.inputs.lengths.max())
         shape = f"{plural(len(batch), 'utterance')} of up to {plural(longest, 'frame')}"
-        # running statistics must not change, so that the run is the same without this check
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        self.spare = _first_utterance(batch)
+        self.spare = memory.rows(batch, slice(batch.views))
         # memory is largest when everything is unfrozen
         optim.freeze(self.config, self.model, max(optim.unfreeze_steps(self.config), default=1))
-        self._seed(0)
         try:
-            _, report = self.evaluate(self.model, batch.to(self.device))
-            self.scaler.scale(report.total).backward()
+            self.rehearse(batch)
         except RuntimeError as error:
-            # on a GPU this is torch.OutOfMemoryError, a RuntimeError; a CPU raises a plain one
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+            if not memory.ran_out(error):
                 raise
             raise UserError(
                 f"the longest batch ({shape}) does not fit into memory: lower "
                 "data.batch.max_seconds_per_device, which splits the same step into smaller "
-                "parts, or data.max_seconds; without data.batch.max_seconds_per_device, lower "
-                "data.batch.seconds"
+                "parts (`asrtool fit` proposes a number), or data.max_seconds; without "
+                "data.batch.max_seconds_per_device, lower data.batch.seconds"
             ) from error
-        finally:
-            self.model.zero_grad(set_to_none=True)
-            for buffer, value in buffers:
-                buffer.copy_(value)
         if self.device.type != "cuda":
             return shape
         peak = torch.cuda.max_memory_allocated(self.device) / GIGABYTE
         whole = torch.cuda.get_device_properties(self.device).total_memory / GIGABYTE
         return f"{shape}, {peak:.1f} of {whole:.1f} GB"
+
+    def speed(self, batch: Batch) -> float:
+        """Inputs a second, without padding, of forward and backward passes, after a dry run."""
+        batch = self.bound.cut([batch])[0]
+        began = time.monotonic()
+        self.rehearse(batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return int(batch.inputs.lengths.sum()) / max(time.monotonic() - began, 1e-9)
+
+    def rehearse(self, batch: Batch) -> None:
+        """Forward and backward of a batch, which leave nothing behind."""
+        self._seed(0)
+        # running statistics must not change, so that the run is the same without this
+        undo = self._undo()
+        try:
+            _, report = self.evaluate(self.model, batch.to(self.device))
+            self.scaler.scale(report.total).backward()
+        finally:
+            undo()
 
     def update(self, group: StepBatches, step: int, flags: Sequence[float] = ()) -> StepResult:
         """Apply update number `step`. flags: numbers to sum over ranks in the same collective."""
@@ -181,33 +206,20 @@ class Stepper:
         self._clock.start()
 
         # Forward, losses and backward of each micro-batch; gradients add up in the parameters.
-        batches = self._batches(group)
-        reports = []
-        for number, batch in enumerate(batches):
-            real = number < len(group.batches)
-            # DDP averages gradients over ranks: world_size turns the mean back into a sum
-            share = distributed.world_size() / group.count if real else 0.0
-            batch = batch.to(self.device, non_blocking=True)
-            # seeded again, so that `random` draws the same in every micro-batch (see above)
-            random.seed(f"{self.seed}/{step}")
-            with self.ranks.accumulating(self._wrapped, number == len(batches) - 1):
-                _, report = self.evaluate(self._wrapped, batch)
-                self._clock.lap("forward")
-                self.scaler.scale(report.total * share).backward()
-                self._clock.lap("backward")
-            # detached, so that the graph is freed before the next micro-batch builds its own
-            reports.append((batch, replace(report, total=report.total.detach())))
+        passes = self._pass(group, step)
         if self._unchecked:
             self._check_gradients()
+        self.ranks.reduce(self.model)
+        self._clock.lap("backward")
 
         # Sum the logged numbers over ranks, clip, read all, then update. All ranks see the same
         # sums, so they agree on whether the step is finite.
-        counted = reports[: len(group.batches)]
-        sums = self._sums(counted, flags)
+        sums = self._sums(passes.own, (*flags, len(passes.overflows)))
         self._clock.lap("wait")
         read = self._read(
-            sums, self._clip(), [(batch, report.skipped) for batch, report in counted]
+            sums, self._clip(), [(batch, report.skipped) for batch, report in passes.own]
         )
+        *flags, failures = read.flags
         self._apply(step, read)
         self._clock.lap("update")
 
@@ -217,7 +229,8 @@ class Stepper:
             terms={name: read.sums[name] / group.count for name in self.objective.terms},
             norm=read.norm,
             utterances=group.count,
-            flags=read.flags,
+            flags=tuple(flags),
+            overflows=self._share(passes.overflows) if failures else (),
             skipped=read.skipped,
             seconds=self._clock.seconds(),
         )
@@ -225,8 +238,11 @@ class Stepper:
             return result
         # A non-finite step was skipped. Run it again with the same seed to find the cause.
         self._seed(step)
-        known = [describe(self.model, self.autocast, batch, report) for batch, report in reports]
-        own_batches = known[: len(group.batches)]
+        known = [
+            describe(self.model, self.autocast, batch, report)
+            for batch, report in (*passes.own, *passes.spare)
+        ]
+        own_batches = known[: len(passes.own)]
         return replace(
             result,
             bad=[entry for entries in distributed.gather_objects(own_batches) for entry in entries],
@@ -243,19 +259,106 @@ class Stepper:
 
     # -- inside a step ---------------------------------------------------------
 
-    def _batches(self, group: StepBatches) -> Sequence[Batch]:
+    def _pass(self, group: StepBatches, step: int) -> Passes:
+        """Forward, losses and backward of this rank's micro-batches.
+
+        If one does not fit into memory, it is cut and the step begins again, while the other ranks
+        wait with the sum over ranks. Raises `UserError` if a single utterance does not fit.
+        """
+        overflows: list[Overflow] = []
+        undo = self._undo()
+        while True:
+            own = self.bound.cut(group.batches)
+            # DDP averages gradients over ranks: world_size turns the mean back into a sum
+            share = distributed.world_size() / group.count
+            reports, failed = self._accumulate(own, share, step)
+            if failed is None:
+                return Passes(reports[: len(own)], reports[len(own) :], overflows)
+            # The failed pass has been left, and with it the tensors that its frames held.
+            undo()
+            memory.release()
+            overflow = Overflow(rank=distributed.rank(), ids=failed.ids, shape=Shape.of(failed))
+            overflows.append(overflow)
+            self.bound.add([overflow.shape])
+            self._seed(step)
+
+    def _accumulate(
+        self, own: Sequence[Batch], share: float, step: int
+    ) -> tuple[list[tuple[Batch, LossReport]], Batch | None]:
+        """Add the gradients of micro-batches; their reports, and the one that did not fit."""
+        batches = self._batches(own)
+        reports = []
+        for number, batch in enumerate(batches):
+            # seeded again, so that `random` draws the same in every micro-batch (see above)
+            random.seed(f"{self.seed}/{step}")
+            try:
+                sent = batch.to(self.device, non_blocking=True)
+                with self.ranks.accumulating(self._wrapped, number == len(batches) - 1):
+                    _, report = self.evaluate(self._wrapped, sent)
+                    self._clock.lap("forward")
+                    scale = share if number < len(own) else 0.0
+                    self.scaler.scale(report.total * scale).backward()
+                    self._clock.lap("backward")
+            except RuntimeError as error:
+                if not memory.ran_out(error):
+                    raise
+                if not self._repeats or memory.is_one(batch):
+                    raise UserError(self._advice(batch)) from error
+                return [], batch
+            # detached, so that the graph is freed before the next micro-batch builds its own
+            reports.append((sent, replace(report, total=report.total.detach())))
+        return reports, None
+
+    def _advice(self, batch: Batch) -> str:
+        """What to do about a micro-batch that does not fit and is not cut."""
+        ids = batch.ids[:: batch.views]
+        size = f"{plural(len(ids), 'utterance')} ({first_few(ids)})"
+        if self._repeats:
+            return f"{size} alone does not fit into memory: lower data.max_seconds"
+        why = (
+            "trainer.parallel shards the model, and all ranks compute each layer together"
+            if self.ranks.lockstep
+            else "trainer.out_of_memory is stop"
+        )
+        return (
+            f"a micro-batch of {size} does not fit into memory, and is not repeated in smaller "
+            f"parts because {why}: lower data.batch.max_seconds_per_device (`asrtool fit` "
+            "proposes a number); the same command then continues from the last checkpoint"
+        )
+
+    def _undo(self) -> Callable[[], None]:
+        """A function that clears the gradients and gives buffers, such as running statistics, the
+        values that they have now.
+        """
+        buffers = list(self.model.buffers())
+        values = [buffer.clone() for buffer in buffers]
+
+        def undo() -> None:
+            self.model.zero_grad(set_to_none=True)
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
+
+        return undo
+
+    def _share(self, own: Sequence[Overflow]) -> tuple[Overflow, ...]:
+        """The overflows of all ranks, which all of them learn from; a collective."""
+        overflows = tuple(one for rank in distributed.gather_objects(list(own)) for one in rank)
+        self.bound.add(overflow.shape for overflow in overflows)
+        return overflows
+
+    def _batches(self, own: Sequence[Batch]) -> Sequence[Batch]:
         """This rank's micro-batches, padded with a spare utterance to the largest number of any
         rank if ranks run in lockstep.
         """
-        if group.batches:
-            self.spare = self.spare or _first_utterance(group.batches[0])
-        # DDP sums gradients in the backward pass, so even a rank without utterances needs one pass
-        number = max(1, len(group.batches))
+        if own:
+            self.spare = self.spare or memory.rows(own[0], slice(own[0].views))
+        # the sum over ranks needs each gradient, so even a rank without utterances needs one pass
+        number = max(1, len(own))
         if self.ranks.lockstep:
             number = distributed.largest(number)
-        if number > len(group.batches) and self.spare is None:
+        if number > len(own) and self.spare is None:
             raise UserError("no utterance of the first step can be read; see the messages above")
-        return [*group.batches, *[self.spare] * (number - len(group.batches))]
+        return [*own, *[self.spare] * (number - len(own))]
 
     def _prepare(self, step: int) -> None:
         """Unfreeze the parameters that are trained from this step on, and rewrap the model."""
@@ -346,19 +449,6 @@ class Stepper:
             int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
         )
         random.seed(f"{self.seed}/{step}")
-
-
-def _first_utterance(batch: Batch) -> Batch:
-    """The first utterance alone, for ranks without any in a step; its loss is multiplied by 0."""
-    rows = slice(batch.views)
-    return replace(
-        batch,
-        ids=batch.ids[rows],
-        inputs=Padded(batch.inputs.data[rows], batch.inputs.lengths[rows]),
-        targets=Padded(batch.targets.data[rows], batch.targets.lengths[rows]),
-        labels={name: value[rows] for name, value in batch.labels.items()},
-        texts=batch.texts[rows],
-    )
 
 
 # -- timing ----------------------------------------------------------------

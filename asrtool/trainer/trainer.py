@@ -32,10 +32,12 @@ from asrtool.system.signals import StopSignals
 from asrtool.trainer import averaging, checkpoint, parallel, records
 from asrtool.trainer.averaging import Ema
 from asrtool.trainer.boards import open_boards
+from asrtool.trainer.capacity.feeding import Feeding, cores
+from asrtool.trainer.capacity.memory import recompute
 from asrtool.trainer.config import Steps, TrainerConfig, TrainState
 from asrtool.trainer.objective import Objective
 from asrtool.trainer.optim import OptimConfig
-from asrtool.trainer.precision import choose, multiplies_bf16
+from asrtool.trainer.precision import choose, tell, tf32
 from asrtool.trainer.progress import Progress, parameter_table
 from asrtool.trainer.step import StepBatches, Stepper, StepResult
 from asrtool.trainer.troubles import Troubles
@@ -76,6 +78,8 @@ class Trainer:
         self.planned = config.steps or sum(train.num_steps(epoch) for epoch in range(config.epochs))
         # rank 0 decides for all ranks, because their hardware may differ
         self.precision = distributed.broadcast_object(choose(config.precision, self.device))
+        if config.activation_checkpointing:
+            recompute(model)
         self.stepper = Stepper(
             optim,
             model,
@@ -85,6 +89,7 @@ class Trainer:
             device=self.device,
             seed=seed,
             shared=config.parallel,
+            out_of_memory=config.out_of_memory,
         )
         self.model = self.stepper.model
         if config.compile:
@@ -106,8 +111,8 @@ class Trainer:
                 "trainer.gradient_cosine: there is no loss "
                 f"'{term}'{suggest(term, objective.losses)}"
             )
-        if config.parallel == "fsdp" and distributed.world_size() == 1:
-            logger.info("trainer.parallel: fsdp has no effect in a single process")
+        if config.parallel != "ddp" and distributed.world_size() == 1:
+            logger.info("trainer.parallel: %s has no effect in a single process", config.parallel)
 
     # -- the loop --------------------------------------------------------------
 
@@ -128,7 +133,7 @@ class Trainer:
             boards=boards,
         )
         try:
-            with StopSignals() as self._signals:
+            with StopSignals() as self._signals, tf32(self.config.tf32, self.device):
                 return self._loop()
         finally:
             self.progress.close()
@@ -165,6 +170,10 @@ class Trainer:
             # Log.
             seconds = {"data": waited, **result.seconds}
             self.progress.step(group.epoch + 1, step, self.stepper.rate(step), result, seconds)
+            if result.overflows:
+                self._troubles.overflowed(
+                    group.epoch + 1, step, result.overflows, self._frame_seconds, self.progress
+                )
             if result.bad is not None:
                 self._troubles.bad(group, result, self.state, self.stepper.rate(step))
             self._compare_gradients(group, step)
@@ -223,6 +232,8 @@ class Trainer:
             step=self.state.step + 1,
             bad=self.state.bad + bad,
             bad_row=self.state.bad_row + 1 if bad else 0,
+            overflows=self.state.overflows + len(result.overflows),
+            too_large=self.stepper.bound.shapes,
         )
 
     def _done(self) -> bool:
@@ -343,6 +354,7 @@ class Trainer:
             raise UserError(
                 f"{newest} was written by a different version of asrtool: {error}"
             ) from error
+        self.stepper.bound.add(self.state.too_large)
         # The checkpoint exists already: a stop before the next step must not write it again.
         self._saved_step = self.state.step
         checkpoint.load_model(self.model, newest)
@@ -371,7 +383,9 @@ class Trainer:
         logger.info(
             "%s: %d of %d steps are done%s", self.folder.name, self.state.step, self.planned, fits
         )
-        self._log_precision()
+        key = f"{self.folder.name}: trainer.precision"
+        tell(self.config.precision, self.precision, self.device, key)
+        self._choose_workers(None if missing else longest)
         if self.state.step:
             return
         logger.info("%s", parameter_table(self.model))
@@ -379,18 +393,20 @@ class Trainer:
         self._troubles.report(0, self.progress)
         rehearse(self.stepper, self.valid, self.rates)
 
-    def _log_precision(self) -> None:
-        asked = self.config.precision
-        if asked == "auto":
-            logger.info(
-                "%s: trainer.precision: auto is %s on this device", self.folder.name, self.precision
-            )
-        elif asked == "bf16" and not multiplies_bf16(self.device):
-            logger.warning(
-                "%s: this device has no instructions for bf16, which makes it many times slower; "
-                "set trainer.precision=auto",
-                self.folder.name,
-            )
+    def _choose_workers(self, longest: Batch | None) -> None:
+        """Measure how many loader processes feed the device, if the config leaves that open."""
+        if self.train.workers is not None:
+            return
+        main, chosen = distributed.is_main(), None
+        # one measurement serves all ranks, but those of a sharded model compute together
+        if longest is not None and (main or self.stepper.ranks.lockstep):
+            eats = self.stepper.speed(longest)
+            if main:
+                feeds = self.train.pace(self.state.epoch, self.state.batch)
+                feeding = Feeding(eats=eats, feeds=feeds, cores=cores())
+                logger.info("%s: %s", self.folder.name, feeding.describe(self._frame_seconds))
+                chosen = feeding.workers
+        self.train.workers = distributed.broadcast_object(chosen)
 
     def _leave(self, number: int) -> int:
         """Save unless the last step is saved already, and log how to continue."""
@@ -411,6 +427,7 @@ class Trainer:
             weights = averaging.average(self.folder, self.config.average)
             state, metric = self.state, self.config.best
             facts = {"step": state.step, "metric": metric, "best": state.best, "bad": state.bad}
+            facts["overflows"] = state.overflows
             records.point(
                 self.folder, "finished", weights, **facts, sources=averaging.averaged_from(weights)
             )

@@ -1,11 +1,12 @@
 """Count and report problems in training: steps with a loss or gradient that is not finite
-(`bad_batches.jsonl`), and utterances without a finite loss.
+(`bad_batches.jsonl`), utterances without a finite loss, and micro-batches that do not fit into
+memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from asrtool import distributed
 from asrtool.errors import UserError
 from asrtool.log import JsonLines, first_few, plural, warn_once
 from asrtool.trainer import parallel
+from asrtool.trainer.capacity.memory import Overflow
 from asrtool.trainer.config import TrainState
 from asrtool.types import Batch, LossReport
 
@@ -66,6 +68,38 @@ class Troubles:
                 f"step {state.step}: {state.bad_row} steps in a row were not finite, at a "
                 f"learning rate of {rate:.3g}; {remedy} ({self._file} lists utterances, losses "
                 "and the first module with non-finite output)"
+            )
+
+    def overflowed(
+        self,
+        epoch: int,
+        step: int,
+        overflows: Sequence[Overflow],
+        frame_seconds: float | None,
+        progress: Progress,
+    ) -> None:
+        """Report micro-batches that did not fit into memory. frame_seconds: of an input frame;
+        None: inputs are tokens.
+        """
+        unit, scale = ("tokens", 1.0) if frame_seconds is None else ("seconds", frame_seconds)
+        for one in overflows:
+            length = one.shape.length * scale
+            size = one.shape.rows * length
+            warn_once(
+                "step %d: rank %d ran out of memory with %s of up to %.4g %s (%s), %.4g %s with "
+                "padding; the step was repeated with this micro-batch in two parts, and so are "
+                "later ones of this size; set data.batch.max_%s_per_device below %.4g, or ask "
+                "asrtool fit",
+                *(step, one.rank, plural(one.shape.rows, "row"), length, unit),
+                *(first_few(one.ids), size, unit, unit, size),
+            )
+            progress.event(
+                "out_of_memory",
+                epoch=epoch,
+                step=step,
+                rank=one.rank,
+                ids=list(one.ids),
+                padded={unit: round(size, 3)},
             )
 
     def trained(self, count: int, skipped: Collection[str]) -> None:

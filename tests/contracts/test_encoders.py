@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import yaml
 from asrtool import config
 from asrtool.downsamplers import Conv2dConfig
 from asrtool.encoders import ENCODERS, ChunkConfig, EchoConfig, StreamingEncoder, check_encoder
+from asrtool.trainer.capacity.memory import recompute
+from asrtool.trainer.capacity.peak import Counter
 from asrtool.types import Padded
 
 BINS, LENGTHS = 16, (61, 1, 24, 38)
@@ -131,6 +134,30 @@ def test_padding_changes_nothing(name):
         alone = encoder(Padded.stack([frames])).frames.data[0]
         # other sums in other shapes
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=0)
+
+
+@every_encoder
+def test_layers_that_are_computed_again_have_the_same_gradient_in_less_memory(name):
+    noisy = {"dropout": 0.2, "layer_drop": 0.2, "num_layers": 4}
+    gradients, held = [], []
+    for again in (False, True):
+        encoder = build(name, **noisy).train()
+        if again:
+            recompute(torch.nn.ModuleDict({"encoder": encoder}))
+        torch.manual_seed(1)
+        random.seed(1)
+        inputs = batch(name=name)
+        with Counter([inputs.data, *encoder.parameters()]) as counter:
+            output = encoder(inputs).frames.data
+            held.append(counter.now)
+            (output.double() ** 2).sum().backward()
+        gradients.append({key: value.grad for key, value in encoder.named_parameters()})
+    assert any(value is not None and value.any() for value in gradients[0].values())
+    for key, value in gradients[0].items():
+        assert value is gradients[1][key] is None or torch.equal(value, gradients[1][key]), key
+    weights = sum(value.nbytes for value in encoder.parameters()) + inputs.data.nbytes
+    # the layers of cnn are single operations, with nothing inside to compute again
+    assert held[1] - weights < (1.01 if name == "cnn" else 0.95) * (held[0] - weights)
 
 
 @every_encoder

@@ -37,6 +37,44 @@ def with_windows(recognizer, **settings):
     return replace(recognizer, settings=replace(recognizer.settings, windows=windows))
 
 
+# -- number formats ------------------------------------------------------------
+
+
+def loaded(toy: Path, recognizer, precision: str):
+    return asrtool.load(toy / "exp", decode=replace(recognizer.settings, precision=precision))
+
+
+def test_half_precision_finds_the_same_texts(toy, recognizer):
+    half = loaded(toy, recognizer, "bf16")
+    dtypes = []
+    hook = half.model.encoder.layers[0].first.register_forward_hook(
+        lambda module, inputs, output: dtypes.append(output.dtype)
+    )
+    sounds = [toys.sound(text) for text in (TEXT, "cab e", "dead bee")]
+    found, exact = half.recognize(sounds), recognizer.recognize(sounds)
+    hook.remove()
+    assert set(dtypes) == {torch.bfloat16}
+    assert [one.text for one in found] == [one.text for one in exact]
+    for one, other in zip(found, exact, strict=True):
+        assert one.nbest[0].score == pytest.approx(other.nbest[0].score, abs=0.5)
+        assert one.nbest[0].score != other.nbest[0].score
+    assert all(value.dtype == torch.float32 for value in half.model.parameters())
+
+
+def test_auto_is_exact_where_the_device_has_no_bf16(toy, recognizer, monkeypatch):
+    monkeypatch.setattr("asrtool.trainer.precision.multiplies_bf16", lambda device: False)
+    found = loaded(toy, recognizer, "auto").recognize(toys.sound(TEXT))
+    assert found.nbest == recognizer.recognize(toys.sound(TEXT)).nbest
+
+
+def test_a_slow_format_is_told_and_an_impossible_one_refused(toy, recognizer, monkeypatch, log):
+    monkeypatch.setattr("asrtool.trainer.precision.multiplies_bf16", lambda device: False)
+    loaded(toy, recognizer, "bf16")
+    assert "precision: this device has no instructions for bf16" in log.text
+    with pytest.raises(UserError, match="^precision: fp16 needs a GPU"):
+        loaded(toy, recognizer, "fp16")
+
+
 # -- what may be given -------------------------------------------------------
 
 

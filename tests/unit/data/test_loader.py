@@ -267,6 +267,22 @@ def test_loader_processes_change_nothing(
     ]
 
 
+def test_a_number_that_nobody_chose_yet_changes_nothing_either(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    """`auto` until the trainer decides, and after it did, in the middle of a run."""
+    here = StepLoader(Dataset(stored, tokenizer, config(), training=True, seed=3))
+    auto = replace(config(), workers="auto")
+    there = StepLoader(Dataset(stored, tokenizer, auto, training=True, seed=3))
+    assert (here.workers, there.workers) == (0, None)
+    assert there.pace(1, 1) > 0
+    for workers in (None, 1):
+        there.workers = workers
+        assert_same(
+            batches_of(list(islice(here.steps(), 3))), batches_of(list(islice(there.steps(), 3)))
+        )
+
+
 def test_a_run_goes_on_where_it_was_interrupted(
     stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:

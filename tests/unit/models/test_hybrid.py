@@ -8,6 +8,8 @@ from asrtool.downsamplers import Conv2dConfig
 from asrtool.encoders.conformer import ConformerConfig
 from asrtool.losses import CrossEntropyConfig, CrossEntropyLoss
 from asrtool.models import MODELS, HybridConfig
+from asrtool.searchers import SEARCHERS, JointBeamConfig
+from asrtool.trainer.precision import autocast
 from asrtool.types import Batch, Padded
 
 VOCABULARY = 11
@@ -104,3 +106,19 @@ def test_a_right_to_left_decoder_has_a_head_of_its_own_and_rates_sequences():
 def test_a_right_to_left_decoder_and_its_loss_come_together(heads, reverse):
     with pytest.raises(ValueError, match="reverse_decoder is (not )?set.*"):
         build(heads, reverse=reverse)
+
+
+@torch.inference_mode()
+def test_a_search_in_half_precision_scores_alike():
+    """Encoder, decoder and its caches, and the prefix scores of CTC, in autocast."""
+    model = build()
+    tokens = ["<blank>", "<unk>", *"abcdefgh", "<sos/eos>"]
+    searcher = SEARCHERS.build(JointBeamConfig(), model=model, tokens=tokens)
+    best = {}
+    for precision in ("float32", "bf16"):
+        with autocast(torch.device("cpu"), precision):
+            found = searcher.search(model.encode(batch().inputs))
+        best[precision] = [nbest[0] for nbest in found]
+    for half, exact in zip(best["bf16"], best["float32"], strict=True):
+        assert half.score == pytest.approx(exact.score, rel=0.02)
+        assert half.parts != exact.parts

@@ -58,3 +58,18 @@ def test_what_is_never_trained_has_no_average():
     model.frozen = frozenset({"0.weight"})
     with Ema(model, 0.5).averaged() as trained:
         assert set(trained) == {"1.weight"}
+
+
+def test_many_tensors_at_once_are_averaged_as_each_alone():
+    torch.manual_seed(0)
+    model = ToyModules({str(n): ToyLinear(n + 1, 3) for n in range(4)})
+    ema, alone = Ema(model, 0.9), {n: p.detach().clone() for n, p in model.named_parameters()}
+    for step in range(1, 5):
+        for name, parameter in model.named_parameters():
+            nn.init.normal_(parameter)
+            alone[name].lerp_(parameter.detach(), 1 - min(0.9, (1 + step) / (10 + step)))
+        ema.update(step)
+    with ema.averaged() as trained:
+        assert all(torch.equal(value, alone[name]) for name, value in model.named_parameters())
+        weights = {name: value.clone() for name, value in trained.items()}
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())

@@ -7,11 +7,15 @@ import json
 import pytest
 import torch
 
+from asrtool.errors import UserError
 from asrtool.trainer import checkpoint
 from asrtool.trainer.config import TrainerConfig
+from asrtool.trainer.fsdp import Shards
+from asrtool.trainer.parallel import Replicas
 from tests import toy_interruptions as interruptions
 from tests.toy_corpus import write_corpus
-from tests.toy_llama import GROUPS, LOPSIDED, SHARES, ToyLlama, run, work
+from tests.toy_llama import GROUPS, LOPSIDED, SHARES, ToyLlama, run, work, work_in_groups
+from tests.toy_memory import Hungry
 from tests.toy_ranks import spawn
 from tests.toy_training import toy_step, toy_stepper
 
@@ -138,7 +142,44 @@ def test_a_conformer_is_trained_on_shards_as_on_replicas(tmp_path):
     assert metrics["fsdp"] == pytest.approx(metrics["ddp"], rel=1e-3)
 
 
+@pytest.mark.parametrize("shared", ["fsdp", "hsdp"])
 @pytest.mark.parametrize("setting", [{"precision": "fp16"}, {"compile": True}])
-def test_what_shards_cannot_do_is_refused(setting):
-    with pytest.raises(ValueError, match="parallel: fsdp"):
-        TrainerConfig(epochs=1, parallel="fsdp", **setting)
+def test_what_shards_cannot_do_is_refused(setting, shared):
+    with pytest.raises(ValueError, match=f"parallel: {shared}"):
+        TrainerConfig(epochs=1, parallel=shared, **setting)
+
+
+def test_shards_of_each_machine_train_as_one_process(tmp_path):
+    """Four ranks on two machines: each machine holds the whole model, each rank half of it."""
+    spawn(work_in_groups, 4, tmp_path)
+    alone = toy_stepper(ToyLlama(), groups=GROUPS, lr=0.01, clip=0.5)
+    whole = toy_step(*(group for share in SHARES for group in share * 2))
+    norms = [alone.update(whole, step).norm for step in range(1, 5)]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(4)]
+    for one in found:
+        assert one["norms"] == pytest.approx(norms, rel=1e-5)
+        assert close(one["weights"], alone.model.state_dict()) < 1e-6
+    held, numel = [one["local"] for one in found], sum(p.numel() for p in ToyLlama().parameters())
+    assert held[0] + held[1] == held[2] + held[3] == numel
+    ends = [checkpoint.latest(tmp_path / name) for name in ("undisturbed", "resumed")]
+    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+        assert close(*(checkpoint.load(end / name) for end in ends)) == 0.0
+
+
+def test_machines_with_different_numbers_of_ranks_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 5)
+    with pytest.raises(UserError, match="same number of processes on every machine"):
+        Shards(2)._mesh(torch.device("cpu"))
+
+
+def test_memory_that_shards_run_out_of_cannot_be_regained(monkeypatch):
+    """A layer of a sharded model is computed by all ranks together: none can repeat it alone."""
+    stepper = toy_stepper(Hungry(3))
+    monkeypatch.setattr(stepper, "ranks", Unequal())
+    monkeypatch.setattr(stepper, "_repeats", False)
+    with pytest.raises(UserError, match="trainer.parallel shards the model"):
+        stepper.update(toy_step([0, 1, 2, 3]), 1)
+
+
+class Unequal(Replicas):
+    lockstep = True
