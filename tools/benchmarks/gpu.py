@@ -3,8 +3,14 @@ measured.
 
 tests    the tests that need a GPU
 step     a training step of LibriSpeech's Conformer in bf16: seconds, memory, share of the measured
-matrix peak loading  seconds of audio that the loader gives in a second, beside what the step eats
+         matrix peak
+profile  the same step by part; kernels launched, and how often the host waits for the device
+peers    12 layers of asrtool, and of ESPnet and SpeechBrain where they are installed
+kernels  aligned cross entropy, windowed attention and key frames
+loading  seconds of audio that the loader gives in a second, beside what the step eats
 search   encoding on the device, prefix beam search on the CPU, one after the other and side by side
+needs    what each part needs, in MB
+table    all figures so far
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 FIGURES = "figures.jsonl"
@@ -42,6 +49,7 @@ class Part:
         return tiny if self.tiny else usual
 
     def figure(self, what: str, value: object, unit: str = "") -> None:
+        value = float(f"{value:.4g}") if isinstance(value, float) else value
         line = {"part": self.name, "what": what, "value": value, "unit": unit}
         with open(self.out / FIGURES, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -177,7 +185,7 @@ def run_step(part: Part) -> None:
 
     vocab_size = part.size(5000, 32)
     peak = matrix_peak(part)
-    part.figure(f"matrix peak in {part.precision}", round(peak, 4), "TFLOP/s")
+    part.figure(f"matrix peak in {part.precision}", peak, "TFLOP/s")
     stepper, step = training(part, vocab_size), 0
     for seconds in (100, 400, 1600) if not part.tiny else (15,):
         group = batches(part, vocab_size, seconds)
@@ -198,11 +206,154 @@ def run_step(part: Part) -> None:
         with FlopCounterMode(display=False) as flops:
             update()
         done = flops.get_total_flops() / 1e12
-        part.figure(label, round(taken, 4), "s")
+        part.figure(label, taken, "s")
         part.figure(f"{label}: audio", round(len(group.batches[0]) * SECONDS / taken), "s/s")
-        part.figure(f"{label}: of the matrix peak", round(100 * done / taken / peak, 2), "%")
+        part.figure(f"{label}: of the matrix peak", 100 * done / taken / peak, "%")
         if part.device == "cuda":
-            part.figure(f"{label}: memory", round(torch.cuda.max_memory_allocated() / 1e9, 2), "GB")
+            part.figure(f"{label}: memory", torch.cuda.max_memory_allocated() / 1e9, "GB")
+
+
+# -- where its time goes ---------------------------------------------------
+
+
+def run_profile(part: Part) -> None:
+    """Parts are measured one inside the other: each figure adds one to the one before."""
+    vocab_size = part.size(5000, 32)
+    stepper = training(part, vocab_size)
+    group = batches(part, vocab_size, part.size(400, 15))
+    batch, model = group.batches[0].to(part.device), stepper.model
+    stepper.update(group, 1)  # wraps the model
+
+    def encode() -> None:
+        with stepper.autocast():
+            model.encode(batch.inputs)
+
+    def losses() -> object:
+        stepper.objective.begin(1, 1000)
+        return stepper.evaluate(model, batch)[1].total
+
+    def backward() -> None:
+        losses().backward()
+        model.zero_grad(set_to_none=True)
+
+    def forward() -> None:
+        with stepper.autocast():
+            model(batch)
+
+    before = 0.0
+    for name, work in (
+        ("encoder, forward", encode),
+        ("heads and decoder, forward", forward),
+        ("losses, forward", losses),
+        ("backward", backward),
+        ("the rest: update, reports", lambda: stepper.update(group, 2)),
+    ):
+        taken = part.seconds(work)
+        part.figure(f"{name}, {round(len(batch) * SECONDS)} s of audio", taken - before, "s")
+        before = taken
+    for what, count in waits(part, lambda: stepper.update(group, 3)).items():
+        part.figure(f"a step: {what}", count)
+
+
+def waits(part: Part, work: Callable[[], object]) -> dict[str, object]:
+    """How often the host launches work on the device and waits for it, and the dearest kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU]
+    kinds += [ProfilerActivity.CUDA] if part.device == "cuda" else []
+    with profile(activities=kinds) as profiled:
+        work()
+        part.synchronize()
+    events = profiled.key_averages()
+    calls = {event.key: event.count for event in events}
+    # of the last one `synchronize` above is the cause
+    waiting = sum(calls.get(f"cuda{name}Synchronize", 0) for name in ("Stream", "Event", "Device"))
+    found: dict[str, object] = {
+        "kernels launched": sum(n for name, n in calls.items() if "LaunchKernel" in name),
+        "waits for the device": max(0, waiting - 1),
+    }
+    cost = "self_device_time_total" if part.device == "cuda" else "self_cpu_time_total"
+    dearest = sorted(events, key=lambda event: -getattr(event, cost))[:5]
+    whole = sum(getattr(event, cost) for event in events)
+    for event in dearest:
+        found[f"share of {event.key[:60]}"] = f"{100 * getattr(event, cost) / whole:.1f} %"
+    return found
+
+
+# -- beside others ---------------------------------------------------------
+
+
+def run_peers(part: Part) -> None:
+    import torch
+    import train_step  # the benchmark beside this one
+
+    from asrtool.types import Padded
+
+    frames, rows = part.size(250, 40), part.size(32, 2)
+    lengths = torch.linspace(0.8, 1, rows).mul(frames).long()
+    inputs = Padded(torch.randn(rows, frames, train_step.DIM), lengths).to(part.device)
+    layers = part.size(12, 1)
+    missing = []
+    for name, build in train_step.LAYERS.items():
+        try:
+            contender = train_step.Contender(
+                build(layers), train_step.fused, dtype_of(part), part.device
+            )
+        except ImportError as error:
+            missing.append(error.name)
+            continue
+        taken = part.seconds(lambda contender=contender: contender.step(inputs))
+        part.figure(f"step of {name}, {layers} layers, {rows} x {frames} frames", taken, "s")
+    for package in missing:
+        part.figure("left out, for this machine lacks the package", package)
+
+
+def dtype_of(part: Part) -> object:
+    from asrtool.trainer.precision import DTYPES
+
+    return DTYPES[part.precision]
+
+
+# -- single methods --------------------------------------------------------
+
+
+def run_kernels(part: Part) -> None:
+    import axe  # the benchmarks beside this one
+    import keyframe
+    import torch
+    import windowed_attention
+
+    from asrtool.types import Padded
+
+    device = torch.device(part.device)
+    for frames, tokens in ((128, 100), (512, 200)) if not part.tiny else ((8, 6),):
+        ours, theirs = axe.compare(frames, tokens, part.size(9, 1), device)
+        part.figure(f"AXE, {frames} frames, {tokens} tokens", median(ours), "s")
+        part.figure(f"CTC, {frames} frames, {tokens} tokens", median(theirs), "s")
+    window = part.size(64, 4)
+    for frames in (2000, 16000) if not part.tiny else (20,):
+        heads = [one.to(device) for one in windowed_attention.heads(frames)]
+        lengths = torch.tensor([frames], device=device)
+
+        def attend(heads=heads, lengths=lengths) -> None:
+            windowed_attention.windowed_attention(*heads, lengths, window)
+
+        part.figure(f"windows of {window}, {frames} frames", part.seconds(attend), "s")
+    rate, count = 100, part.size(16, 1)
+    seconds = part.size(20, 1)
+    inputs = Padded(
+        torch.randn(count, rate * seconds, keyframe.BINS), torch.full((count,), rate * seconds)
+    ).to(part.device)
+    for name, encoder in keyframe.encoders(rate=3.5).items():
+        encoder.to(device)
+
+        @torch.inference_mode()
+        def encode(encoder=encoder) -> None:
+            encoder(inputs)
+
+        part.figure(
+            f"encoding with {name}, {count * seconds} s of audio", part.seconds(encode), "s"
+        )
 
 
 # -- feeding it ------------------------------------------------------------
@@ -278,7 +429,7 @@ def run_search(part: Part) -> None:
     # the device works while the CPU searches
     times["side by side"] = part.seconds(lambda: (encode(), search()))
     for what, seconds in times.items():
-        part.figure(f"{what}, {round(audio)} s of audio", round(seconds, 4), "s")
+        part.figure(f"{what}, {round(audio)} s of audio", seconds, "s")
 
 
 # -- all of it -------------------------------------------------------------
@@ -326,26 +477,40 @@ def run_table(part: Part) -> None:
         print(f"{name:8} {what:{width}}  {line['value']} {line['unit']}".rstrip())
 
 
+class Kind(NamedTuple):
+    run: Callable[[Part], None]
+    memory: int = 0  # MB on the GPU, at most
+    disk: int = 0  # MB of temporary files
+
+
 PARTS = {
-    "tests": run_tests,
-    "step": run_step,
-    "loading": run_loading,
-    "search": run_search,
-    "table": run_table,
+    "tests": Kind(run_tests, 4000, 500),
+    "step": Kind(run_step, 60000),  # stops where the memory ends
+    "profile": Kind(run_profile, 20000),
+    "peers": Kind(run_peers, 8000),
+    "kernels": Kind(run_kernels, 8000),
+    "loading": Kind(run_loading, 0, 500),
+    "search": Kind(run_search, 6000),
 }
+
+
+def run_needs() -> None:
+    print(f"{'part':8} {'GPU, MB':>9} {'disk, MB':>9}")
+    for name, part in PARTS.items():
+        print(f"{name:8} {part.memory:9} {part.disk:9}")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("part", choices=PARTS)
+    options.add_argument("part", choices=(*PARTS, "needs", "table"))
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = options.parse_args()
     part = Part(args.part, args.out, args.device)
-    if args.part == "table":
-        run_table(part)
+    if args.part in ("needs", "table"):
+        run_needs() if args.part == "needs" else run_table(part)
         return
     try:
         import torch
@@ -356,7 +521,7 @@ def main() -> None:
                 "tools/gpu.sh OUT PART cpu"
             )
         part.figure("machine", machine(args.device))
-        PARTS[args.part](part)
+        PARTS[args.part].run(part)
     except ModuleNotFoundError as error:
         part.figure("left out, for this machine lacks the package", error.name)
         sys.exit(1)

@@ -58,14 +58,20 @@ def main() -> None:
     options.add_argument("--seconds", default="5,10,15,20,30", help="lengths of utterances")
     args = options.parse_args()
     torch.set_num_threads(1)
-    RiggedHead.interval = 25 / args.rate
-    baseline, keyframe = encoder({}), encoder({LAYER: KeyframeConfig()})
-    keyframe.downsamplers[str(LAYER)].head.__class__ = RiggedHead
+    baseline, keyframe = encoders(args.rate).values()
     decoder = TransformerDecoder(TransformerDecoderConfig(), dim=256, vocab_size=VOCABULARY).eval()
     columns = f"{'layers':>7} {'attention':>9} {'both':>6} {'encoder':>8} {'saved':>6}"
     print(f"{'seconds':>7} {'frames':>6} {'kept':>5}  {columns}")
     for seconds in map(int, args.seconds.split(",")):
         print(row(seconds, baseline, keyframe, decoder, args.rounds), flush=True)
+
+
+def encoders(rate: float) -> dict[str, Conformer]:
+    """One that keeps every frame, and one whose head selects `rate` key frames a second."""
+    RiggedHead.interval = 25 / rate
+    keyframe = encoder({LAYER: KeyframeConfig()})
+    keyframe.downsamplers[str(LAYER)].head.__class__ = RiggedHead
+    return {"all frames": encoder({}), "key frames": keyframe}
 
 
 def encoder(downsamplers: dict[int, object]) -> Conformer:

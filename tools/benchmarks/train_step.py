@@ -145,17 +145,23 @@ class Contender:
     """One encoder with its optimizer; `step` returns CPU seconds."""
 
     def __init__(
-        self, built: tuple[nn.Module, Callable], optimizer: Callable, precision: torch.dtype
+        self,
+        built: tuple[nn.Module, Callable],
+        optimizer: Callable,
+        precision: torch.dtype,
+        device: str = "cpu",
     ) -> None:
         self.module, self.forward = built
-        self.module.train()
+        self.module.to(device).train()
+        self.device = device
         self.optimizer = optimizer(self.module.parameters(), lr=1e-4)
         self.precision = precision
 
     def step(self, inputs: Padded) -> float:
         start = time.process_time()
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision is torch.bfloat16):
+        reduced = self.precision is not torch.float32
+        with torch.autocast(self.device, self.precision if reduced else None, enabled=reduced):
             frames = self.forward(inputs)
         frames.float().square().mean().backward()
         self.optimizer.step()
@@ -166,16 +172,19 @@ def fused(parameters, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=lr, fused=True)
 
 
+# encoders without a stem, by the number of layers
+LAYERS: dict[str, Callable[[int], tuple[nn.Module, Callable[[Padded], Tensor]]]] = {
+    "asrtool": lambda layers: ours(layers, "relative", NoStemConfig()),
+    "asrtool, rotary": lambda layers: ours(layers, "rotary", NoStemConfig()),
+    "ESPnet": lambda layers: espnet(layers, stem=False),
+    "SpeechBrain": lambda layers: speechbrain(layers, None),
+}
+
+
 def contenders(kind: str, layers: int) -> dict[str, Contender]:
     """Name -> encoder and optimizer; the first one is the reference of the ratios."""
     if kind == "layers":
-        none = NoStemConfig()
-        built = {
-            "asrtool": ours(layers, "relative", none),
-            "asrtool, rotary": ours(layers, "rotary", none),
-            "ESPnet": espnet(layers, stem=False),
-            "SpeechBrain": speechbrain(layers, None),
-        }
+        built = {name: build(layers) for name, build in LAYERS.items()}
     elif kind == "encoder":
         stem = Conv2dConfig(channels=256)
         built = {

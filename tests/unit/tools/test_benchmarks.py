@@ -189,11 +189,21 @@ def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:
     assert values["tests", "tests skipped"] > 0
     assert values["step", "step of 15 s of audio"] > 0
     assert values["step", "step of 15 s of audio: of the matrix peak"] > 0
+    parts = [
+        value for (part, what), value in values.items() if part == "profile" and "15 s" in what
+    ]
+    assert len(parts) == 5
+    assert values["profile", "a step: waits for the device"] == 0
+    assert values["peers", "step of asrtool, 1 layers, 2 x 40 frames"] > 0
+    assert values["kernels", "AXE, 8 frames, 6 tokens"] > 0
+    assert values["kernels", "windows of 4, 20 frames"] > 0
+    assert values["kernels", "encoding with key frames, 1 s of audio"] > 0
     assert values["loading", "loader with 1 processes gives"] > 0
     eaten = [line["value"] for line in lines if line["what"] == "step of 15 s of audio eats"]
     assert eaten == [values["step", "step of 15 s of audio: audio"]]
     assert values["search", "side by side, 15 s of audio"] > 0
     assert "search   side by side, 15 s of audio" in done.stdout
+    assert done.stdout.index("disk, MB") < done.stdout.index("== tests")
 
 
 def test_a_machine_without_a_gpu_is_told(tmp_path) -> None:
