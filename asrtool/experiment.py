@@ -261,6 +261,16 @@ def changed_decode(settings: DecodeConfig, overrides: Sequence[str]) -> DecodeCo
     return config.decode(DecodeConfig, config.override(node, overrides))
 
 
+def add_model_argument(
+    options: argparse.ArgumentParser, name: str = "model", also: str = "", **how: object
+) -> None:
+    """The trained model of a command, which `model_folder.Experiment.open` opens; also: what is
+    said of it beside that.
+    """
+    what = "experiment that stage 3 wrote, a folder of `asrtool pack`, or hf:user/model"
+    options.add_argument(name, type=Path, help=what + also, **how)
+
+
 def add_set_option(options: argparse.ArgumentParser, what: str) -> None:
     """`--set`, for `split_overrides`."""
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=what)

@@ -61,11 +61,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument(
-        "exp",
-        type=Path,
-        help="experiment that stage 3 wrote, a packed model, or hf:user/model; it needs a CTC head",
-    )
+    experiment.add_model_argument(options, "exp", "; it needs a CTC head")
     options.add_argument(
         "--data",
         type=Path,

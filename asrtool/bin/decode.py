@@ -50,12 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="asrtool decode", description=__doc__)
-    options.add_argument(
-        "--exp",
-        type=Path,
-        required=True,
-        help="experiment that stage 3 wrote, a packed model, or hf:user/model",
-    )
+    experiment.add_model_argument(options, "--exp", required=True)
     options.add_argument(
         "--config", "--decode-config", dest="config", type=Path, required=True, help="decode_*.yaml"
     )

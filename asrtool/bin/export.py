@@ -22,7 +22,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asrtool import experiment, imports, log
-from asrtool.bin.stream import with_chunks
 from asrtool.errors import UserError
 from asrtool.export import prove, web
 from asrtool.export.build import ExportConfig, build
@@ -31,6 +30,7 @@ from asrtool.log import logger
 from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.score import METRICS
+from asrtool.streaming import with_chunks
 from asrtool.system import stamp
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     decode = trained.decode_config(overrides=overrides, streaming=config.streaming)
     recognizer = Recognizer.load(trained, decode)
     if config.streaming:
-        recognizer = with_chunks(recognizer, args)
+        recognizer = with_chunks(recognizer, args.chunk_ms, args.left_chunks)
     options = {
         "weights": recognizer.fingerprint(),
         **asdict(config),
@@ -105,9 +105,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument(
-        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
-    )
+    experiment.add_model_argument(options)
     options.add_argument("--out", type=Path, required=True, help="folder to write")
     add_form_options(options)
     add_proof_options(options)

@@ -72,11 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument(
-        "model",
-        type=Path,
-        help="experiment that stage 3 wrote, a folder of `asrtool pack`, or hf:user/model",
-    )
+    experiment.add_model_argument(options)
     options.add_argument(
         "audio",
         nargs="+",

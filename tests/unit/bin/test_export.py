@@ -250,6 +250,16 @@ def pretrained(toy: Path, name: str) -> Recognizer:
     return prove.greedy(replace(other(toy, data, encoder=encoder), cmvn=None), "ctc")
 
 
+def test_the_chunks_of_a_stream_are_those_of_the_options(toy_stream, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(export, "require_packages", lambda: None)
+    monkeypatch.setattr(export, "build", lambda recognizer, *_: taken.append(recognizer) or 0.0)
+    options = ["--streaming", "--chunk-ms", "160", "--left-chunks", "2"]
+    export.main([str(toy_stream / "exp"), "--out", str(tmp_path / "out"), *options])
+    (recognizer,) = taken
+    assert recognizer.settings.chunk_ms == 160 and recognizer.model.encoder.left_chunks == 2
+
+
 @pytest.mark.slow
 def test_a_streaming_graph_of_two_frame_rates_runs_in_onnxruntime(toy, tmp_path, needs_onnx):
     stems = asrtool.load(toy / "exp").config.model.encoder.downsamplers
