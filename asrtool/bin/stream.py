@@ -18,7 +18,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,11 +87,7 @@ def describe() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument(
-        "model",
-        type=Path,
-        help="experiment that stage 3 wrote, a folder of `asrtool pack`, or hf:user/model",
-    )
+    experiment.add_model_argument(options)
     options.add_argument(
         "audio", nargs="*", help="audio files, or - for raw samples from standard input"
     )
@@ -195,10 +191,21 @@ def results_of(stream: Stream, path: str) -> Iterator[Result]:
         if path == "-"
         else read(stream, path, seconds)
     )
-    for piece in pieces:
+    for piece in cut(pieces, stream):
         if (result := stream.accept(piece)) is not None:
             yield result
     yield stream.accept(np.zeros(0, np.float32), final=True)
+
+
+def cut(pieces: Iterable[np.ndarray], stream: Stream) -> Iterator[np.ndarray]:
+    """The same samples, cut behind the last one that a chunk needs: its result comes with that one,
+    not with the piece after.
+    """
+    for piece in pieces:
+        while len(piece):
+            size = max(1, stream.missing)
+            yield piece[:size]
+            piece = piece[size:]
 
 
 def raw(stream: BinaryIO, size: int) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ is pre-emphasised once, and each frame drops its first sample and subtracts 0.03
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, overload
 
@@ -140,7 +141,6 @@ class Fbank:
 
     def __init__(self, config: FbankConfig) -> None:
         self.config = config
-        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @overload
     def __call__(self, samples: Tensor) -> Tensor: ...
@@ -178,7 +178,7 @@ class Fbank:
             .mul_(1 - PREEMPHASIS)
         )
 
-        window, filters = self._tables_like(samples)
+        window, filters = tables(config, samples.device, samples.dtype)
         block = max(1, (BLOCK_CPU if samples.device.type == "cpu" else BLOCK_GPU) // rows)
         # one buffer for all blocks: the FFT padding stays 0, only the first length - 1 samples are
         # rewritten
@@ -194,13 +194,12 @@ class Fbank:
             features[:, part] = (squares[..., 0] + squares[..., 1]) @ filters
         return features.clamp_(min=FLOOR).log_()
 
-    def _tables_like(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The window (length - 1,), which also scales, and filters (fft_size / 2, F)."""
-        key = samples.device, samples.dtype
-        if key not in self._tables:
-            window = povey_window(self.config.length)[1:] * self.config.sample_scale
-            self._tables[key] = window.to(samples), mel_filters(self.config).to(samples)
-        return self._tables[key]
+
+@lru_cache(maxsize=8)
+def tables(config: FbankConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The window (length - 1,), which also scales, and filters (fft_size / 2, F)."""
+    window = povey_window(config.length)[1:] * config.sample_scale
+    return window.to(device, dtype), mel_filters(config).to(device, dtype)
 
 
 def mirrored(samples: Tensor, lengths: Tensor, before: int, behind: int) -> Tensor:

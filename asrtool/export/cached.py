@@ -43,12 +43,11 @@ class FixedMemory(Memory):
         joined = super().append(new)
         return FixedMemory(joined.positions, joined.valid, self.size)
 
-    def keep(self, chunk: int, left_chunks: int | None) -> Tensor:
+    def keep(self, chunk: int, left_chunks: int | None, most: int | None = None) -> slice:
         total = self.valid.shape[1]
-        kept = torch.arange(total - self.size, total, device=self.valid.device)
-        return kept.expand(self.valid.shape[0], -1)
+        return slice(total - self.size, total)
 
-    def gather(self, index: Tensor) -> FixedMemory:
+    def gather(self, index: Tensor | slice) -> FixedMemory:
         kept = super().gather(index)
         return FixedMemory(kept.positions, kept.valid, self.size)
 

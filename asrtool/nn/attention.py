@@ -67,8 +67,10 @@ class KeyValue(PerRow):
             )
         )
 
-    def gather(self, index: Tensor) -> KeyValue:
-        """Keys index (B, K') of each row."""
+    def gather(self, index: Tensor | slice) -> KeyValue:
+        """Keys index (B, K') of each row, or the same ones of all rows."""
+        if isinstance(index, slice):
+            return KeyValue(self.key[:, :, index], self.value[:, :, index])
         index = index[:, None, :, None].expand(-1, self.key.shape[1], -1, self.key.shape[3])
         return KeyValue(self.key.gather(2, index), self.value.gather(2, index))
 

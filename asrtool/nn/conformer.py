@@ -36,8 +36,9 @@ class Memory(PerRow):
             torch.cat([self.valid, new.valid], dim=1),
         )
 
-    def keep(self, chunk: int, left_chunks: int | None) -> Tensor:
-        """Indices (B, K') of the keys that the next chunk may see, right-aligned.
+    def keep(self, chunk: int, left_chunks: int | None, most: int | None = None) -> Tensor | slice:
+        """Indices (B, K') of the keys that the next chunk may see, right-aligned; a slice where
+        those of every row are the last ones, so that nothing is copied. most: of K'.
 
         K' is the largest number of any row. Shorter rows are padded with keys outside the next
         chunk's view, which its mask hides.
@@ -48,9 +49,14 @@ class Memory(PerRow):
             end = ((self.positions + 1) * self.valid).amax(dim=1, keepdim=True)
             next_chunk = (end + chunk - 1) // chunk
             kept = kept & (self.positions // chunk >= next_chunk - left_chunks)
-        longest = int(kept.sum(dim=1).max())
+        total = kept.shape[1]
+        mixed = (kept[:, :-1] & ~kept[:, 1:]).any()  # a kept key has one on its right that is not
+        longest, mixed = torch.stack([kept.sum(dim=1).max(), mixed]).tolist()
+        first = total - (longest if most is None else min(longest, most))
+        if not mixed:
+            return slice(first, total)
         # a stable sort puts False before True, each in order of time: kept keys end up on the right
-        return kept.int().argsort(dim=1, stable=True)[:, kept.shape[1] - longest :]
+        return kept.int().argsort(dim=1, stable=True)[:, first:]
 
     def join(self, other: Memory) -> Memory:
         """The rows of both, right-aligned like the keys; the padding on their left is not valid."""
@@ -61,8 +67,10 @@ class Memory(PerRow):
 
         return Memory(joined(self.positions, other.positions), joined(self.valid, other.valid))
 
-    def gather(self, index: Tensor) -> Memory:
-        """Keys index (B, K') of each row."""
+    def gather(self, index: Tensor | slice) -> Memory:
+        """Keys index (B, K') of each row, or the same ones of all rows."""
+        if isinstance(index, slice):
+            return Memory(self.positions[:, index], self.valid[:, index])
         return Memory(self.positions.gather(1, index), self.valid.gather(1, index))
 
 
@@ -84,7 +92,7 @@ class Scope:
     rotations: Tensor  # (B, 1, K, n): positions of the keys; the last S are also the queries'
     # (N,): indices of the valid frames among B * S, if feed-forwards skip the padding
     rows: Tensor | None = None
-    keep: Tensor | None = None  # (B, K'): indices of the keys that stay in the caches
+    keep: Tensor | slice | None = None  # the keys that stay in the caches (`Memory.keep`)
     frames: NewFrames | None = None
 
 

@@ -148,8 +148,8 @@ class EchoCache(PerRow):
     near: KeyValue  # of the windowed branch: right-aligned, without positions
     frames: Memory  # of `near`
 
-    def gather(self, index: Tensor) -> EchoCache:
-        """Keep keys index (B, K) of the layer's own attention; the windows keep what they need."""
+    def gather(self, index: Tensor | slice) -> EchoCache:
+        """Keep these keys of the layer's own attention; the windows keep what they need."""
         return replace(self, full=self.full.gather(index))
 
 
@@ -227,8 +227,7 @@ class EchoMsa(nn.Module):
             key = rotate(key, angles).to(value.dtype)
         heads = self._attend_back(x, query, key, near.value, known.valid, frames.valid)
         # all valid keys, right-aligned; the next query needs the window - 1 frames before it
-        keep = known.keep(1, None)
-        keep = keep[:, max(0, keep.shape[1] + 1 - max(self.windows)) :]
+        keep = known.keep(1, None, most=max(self.windows) - 1)
         cache = EchoCache(cache.full, near.gather(keep), known.gather(keep))
         return projections["o_proj"](heads.transpose(1, 2).flatten(2)), cache
 

@@ -53,30 +53,64 @@ class FeatureStream:
         self._cmvn = recognizer.cmvn
         self._rest = np.zeros(0, np.float32)
         self._given = 0  # frames at the start of `_rest` that were given before
+        self._frames = 0  # that were given
+        self._recognizer = recognizer
 
     def __call__(self, samples: np.ndarray, final: bool = False) -> Tensor:
         """samples (T,) float32 in [-1, 1] -> the features (T', F) that they complete, T' >= 0.
 
         final: the audio ends with them, which completes the frames that are mirrored there.
         """
+        return features_of([self], [samples], [final])[0]
+
+    def _append(self, samples: np.ndarray, final: bool) -> int:
+        """How many frames of the samples in `_rest` are complete with these."""
         config = self._fbank.config
-        # windows overlap, so the samples after the start of the next frame are kept
-        samples = np.concatenate([self._rest, samples])
-        count = config.num_frames(len(samples)) if final else config.frames_within(len(samples))
-        if count <= self._given:
-            self._rest = samples
-            return torch.zeros(0, config.num_mel_bins)
-        features = self._fbank(torch.from_numpy(samples))[self._given : count]
-        # frames before the next one whose samples stay: those that the start of `_rest` mirrors
+        self._rest = np.concatenate([self._rest, samples])
+        size = len(self._rest)
+        return config.num_frames(size) if final else config.frames_within(size)
+
+    def _pop(self, features: Tensor, count: int) -> Tensor:
+        """The new ones of the first `count` frames of `_rest`, whose features these are."""
+        config = self._fbank.config
+        new = features[self._given : count]
+        self._frames += len(new)
+        # windows overlap, so the samples after the start of the next frame are kept, and those of
+        # frames before it that the start of `_rest` mirrors
         self._given = min(count, -(-config.before // config.shift))
-        self._rest = samples[(count - self._given) * config.shift :]
-        return features if self._cmvn is None else self._cmvn.apply(features)
+        self._rest = self._rest[(count - self._given) * config.shift :]
+        return new
 
     def missing(self, frames: int) -> int:
         """How many samples must still come before `frames` more frames are complete."""
         config = self._fbank.config
         last = (self._given + frames - 1) * config.shift - config.before  # where its window begins
         return max(0, last + config.length - len(self._rest))
+
+    @property
+    def missing_of_chunk(self) -> int:
+        """How many samples must still come before the encoder's next chunk is complete."""
+        chunk = self._recognizer.chunk * self._recognizer.model.encoder.input_frames
+        return self.missing(chunk - self._frames % chunk)
+
+
+def features_of(
+    streams: Sequence[FeatureStream], pieces: Sequence[np.ndarray], finals: Sequence[bool]
+) -> list[Tensor]:
+    """What each of several streams gives for its next samples, computed side by side."""
+    given = zip(streams, pieces, finals, strict=True)
+    counts = [stream._append(samples, final) for stream, samples, final in given]
+    nothing = torch.zeros(0, streams[0]._fbank.config.num_mel_bins)
+    found = [nothing] * len(streams)
+    ready = [row for row, stream in enumerate(streams) if counts[row] > stream._given]
+    if ready:
+        fbank, cmvn = streams[0]._fbank, streams[0]._cmvn
+        samples = Padded.stack([torch.from_numpy(streams[row]._rest) for row in ready])
+        features = fbank(samples).data
+        features = features if cmvn is None else cmvn.apply(features)
+        for row, computed in zip(ready, features, strict=True):
+            found[row] = streams[row]._pop(computed, counts[row])
+    return found
 
 
 class Session:
@@ -103,9 +137,17 @@ class Session:
         """Number of rows."""
         return len(self._pieces)
 
-    def restart(self) -> None:
-        """Start the next text of the same audio: the search starts again, the encoder continues."""
-        self._begin(self.batch)
+    def restart(self, rows: Sequence[int] | None = None) -> None:
+        """Start the next text of the same audio, in all rows or in these: the search starts again,
+        the encoder continues.
+        """
+        if rows is None:
+            return self._begin(self.batch)
+        places = list(range(self.batch))
+        for place, row in enumerate(rows):
+            places[row], self._pieces[row] = self.batch + place, []
+        states = self._state.join(self._first.start(len(rows)))
+        self._state = states.take(_index(places))
 
     def _begin(self, batch: int) -> None:
         self._state = self._first.start(batch)
@@ -136,17 +178,26 @@ class Session:
                 f"rows {rows} cannot leave: expected different ones of the {self.batch} rows"
             )
         left = set(rows)
-        taken = self._picked(rows)
-        rest = self._picked([row for row in range(self.batch) if row not in left])
+        taken = self.pick(rows)
+        rest = self.pick([row for row in range(self.batch) if row not in left])
         self._cache, self._state, self._pieces = rest._cache, rest._state, rest._pieces
         return taken
 
-    def _picked(self, rows: list[int]) -> Session:
-        picked = copy.copy(self)
+    def pick(self, rows: Sequence[int]) -> Session:
+        """A session of different rows, in their order. They are still here, but their audio goes on
+        in one of the two sessions only.
+        """
+        picked = self.ended(rows)
         picked._cache = self._cache.take(_index(rows))
-        picked._state = self._state.take(_index(rows))
-        picked._pieces = [self._pieces[row] for row in rows]
         return picked
+
+    def ended(self, rows: Sequence[int]) -> Session:
+        """The texts of these rows, to `finish`; their audio goes on here, after `restart(rows)`."""
+        ended = copy.copy(self)
+        ended._cache = None
+        ended._state = self._state.take(_index(rows))
+        ended._pieces = [self._pieces[row] for row in rows]
+        return ended
 
     def leave(self, rows: Sequence[int]) -> tuple[list[list[Hypothesis]], list[Classes]]:
         """What `finish` gives of these rows, in their order, and the end of them: the rows behind
@@ -440,6 +491,11 @@ class Stream:
         self._samples = 0
         step = recognizer.model.encoder.seconds_per_frame
         self._progress = Progress(ends or EndConfig(), step)
+
+    @property
+    def missing(self) -> int:
+        """How many samples must still come until the next chunk is complete."""
+        return self._features.missing_of_chunk
 
     def accept(self, samples: np.ndarray, final: bool = False) -> Result | None:
         """samples (T,), floats in [-1, 1] or int16, at the model's rate -> a result if they

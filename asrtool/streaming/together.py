@@ -6,7 +6,6 @@ Rows come and go. What is heard of an audio is what a `Stream` of its own hears.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,14 @@ import torch
 from torch import Tensor
 
 from asrtool.recognizer import Recognizer
-from asrtool.streaming import EndConfig, FeatureStream, Progress, Result, Session
+from asrtool.streaming import (
+    EndConfig,
+    FeatureStream,
+    Progress,
+    Result,
+    Session,
+    features_of,
+)
 from asrtool.types import Padded
 
 
@@ -36,43 +42,77 @@ class Row:
         self.features = FeatureStream(recognizer)
         self.samples = 0
         self._rate = recognizer.rate
-        self._chunk = recognizer.chunk * encoder.input_frames  # input frames of a chunk
-        self._pending = 0  # input frames of a chunk that is not complete
-
-    @property
-    def missing(self) -> int:
-        """How many samples must still come until the next chunk is complete."""
-        return self.features.missing(self._chunk - self._pending)
+        # samples that must still come until the next chunk is complete
+        self.missing = self.features.missing_of_chunk
 
     @property
     def seconds(self) -> float:
         """Of audio that came."""
         return self.samples / self._rate
 
-    def hear(self, piece: Piece) -> Tensor:
-        """The features (T, F) that a piece completes."""
-        self.samples += len(piece.samples)
-        features = self.features(piece.samples, piece.final)
-        self._pending = (self._pending + len(features)) % self._chunk
-        return features
+    def heard(self, samples: int) -> None:
+        """Count the samples of a piece, of which the features were computed."""
+        self.samples += samples
+        self.missing = self.features.missing_of_chunk
 
 
-@dataclass
+def hear(rows: Sequence[Row], pieces: Sequence[Piece]) -> list[Tensor]:
+    """The features (T, F) that the next piece of each row completes."""
+    samples, finals = zip(*pieces, strict=True)
+    features = features_of([row.features for row in rows], samples, finals)
+    for row, heard in zip(rows, samples, strict=True):
+        row.heard(len(heard))
+    return features
+
+
 class Group:
-    """Rows that were computed together the last time, and their session."""
+    """Rows that were computed together the last time, and their session.
 
-    session: Session
-    rows: list[Row]
+    The state of rows that left is kept until there is more of it than of those that stayed: so a
+    row is copied when it is computed beside others than before, and seldom else.
+    """
+
+    def __init__(self, session: Session, rows: Sequence[Row]) -> None:
+        self.session = session
+        self._places = {row: place for place, row in enumerate(rows)}
+
+    @property
+    def rows(self) -> list[Row]:
+        return list(self._places)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no row has left."""
+        return len(self._places) == self.session.batch
+
+    def place(self, row: Row) -> int:
+        """The row of the session."""
+        return self._places[row]
+
+    def __contains__(self, row: Row) -> bool:
+        return row in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def take(self, rows: Sequence[Row]) -> Group:
         """A group of these rows, which leave this one."""
-        places = [self.rows.index(row) for row in rows]
-        self.rows = [row for row in self.rows if row not in rows]
-        return Group(self.session.take(places), list(rows))
+        taken = Group(self.session.pick([self._places[row] for row in rows]), rows)
+        self.leave(rows)
+        return taken
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Forget these rows."""
+        for row in rows:
+            del self._places[row]
+        if 0 < 2 * len(self) < self.session.batch:
+            self.session = self.session.pick(list(self._places.values()))
+            self._places = {row: place for place, row in enumerate(self._places)}
 
     def join(self, other: Group) -> Group:
+        """The rows of this group, then those of the other one; both are whole."""
+        self._places |= {row: len(self) + place for row, place in other._places.items()}
         self.session.join(other.session)
-        self.rows += other.rows
         return self
 
 
@@ -100,13 +140,13 @@ class Streams:
         """Forget an audio before its end; one that is not there is none."""
         self._new.discard(row)
         for group in self._groups:
-            if row in group.rows:
-                group.take([row])
-        self._groups = [group for group in self._groups if group.rows]
+            if row in group:
+                group.leave([row])
+        self._groups = [group for group in self._groups if len(group)]
 
     def __len__(self) -> int:
         """How many audios have not ended."""
-        return len(self._new) + sum(len(group.rows) for group in self._groups)
+        return len(self._new) + sum(map(len, self._groups))
 
     @torch.inference_mode()
     def accept(self, pieces: Mapping[Row, Piece]) -> dict[Row, Result]:
@@ -120,22 +160,20 @@ class Streams:
         if not pieces.keys() <= self._new.union(*(group.rows for group in self._groups)):
             raise ValueError("a piece of a row that has ended, left, or never entered")
         group = self._gather(list(pieces))
-        features = [row.hear(pieces[row]) for row in group.rows]
-        final = torch.tensor([pieces[row].final for row in group.rows])
+        rows = group.rows
+        features = hear(rows, [pieces[row] for row in rows])
+        final = torch.tensor([pieces[row].final for row in rows])
         spoken = group.session.accept(Padded.stack(features), final)
         heard = [] if spoken is None else spoken.unpad()
-        for row, frames in zip(group.rows, heard, strict=False):
+        for row, frames in zip(rows, heard, strict=False):
             row.progress.follow(frames)
-        ended = [row for row in group.rows if pieces[row].final or row.progress.text_ends]
+        ended = [row for row in rows if pieces[row].final or row.progress.text_ends]
         results = self._finals(group, ended) if ended else {}
-        moved = {row for row, frames in zip(group.rows, heard, strict=False) if len(frames)}
-        going = [row for row in group.rows if row not in results]
-        if moved & set(going):
-            results |= self._partials(group, moved)
-        gone = [row for row in group.rows if pieces[row].final]
-        if gone:
-            group.take(gone)
-        if group.rows:
+        moved = {row for row, frames in zip(rows, heard, strict=False) if len(frames)}
+        if moved - results.keys():
+            results |= self._partials(group, moved - results.keys())
+        group.leave([row for row in rows if pieces[row].final])
+        if len(group):
             self._groups.append(group)
         return results
 
@@ -148,12 +186,13 @@ class Streams:
         rest: list[Group] = []
         for group in self._groups:
             chosen = [row for row in group.rows if row in wanted]
-            if len(chosen) == len(group.rows):
+            if group.whole and len(chosen) == len(group):
                 parts.append(group)
                 continue
             if chosen:
                 parts.append(group.take(chosen))
-            rest.append(group)
+            if len(group):
+                rest.append(group)
         self._groups = rest
         while len(parts) > 1:  # in pairs of equal size: no row is copied more than log(rows) times
             joined = [one.join(other) for one, other in zip(parts[::2], parts[1::2], strict=False)]
@@ -162,17 +201,17 @@ class Streams:
 
     def _finals(self, group: Group, ended: Sequence[Row]) -> dict[Row, Result]:
         """The final results of these rows; their next texts begin."""
-        part = group.take(ended)
-        nbests, classes = part.session.finish()
+        places = [group.place(row) for row in ended]
+        texts = group.session.ended(places)
+        nbests, classes = texts.finish()
         best = [nbest[0] for nbest in nbests]
-        words = part.session.words(best, [row.seconds for row in part.rows])
+        words = texts.words(best, [row.seconds for row in ended])
         results = {}
-        for row, text, labels, spelt in zip(part.rows, best, classes, words, strict=True):
+        for row, text, labels, spelt in zip(ended, best, classes, words, strict=True):
             span = row.progress.span(row.seconds)
             results[row] = Result(final=True, **span, hypothesis=text, classes=labels, words=spelt)
             row.progress.next_text()
-        part.session.restart()
-        group.join(part)
+        group.session.restart(places)
         return results
 
     def _partials(self, group: Group, moved: set[Row]) -> dict[Row, Result]:

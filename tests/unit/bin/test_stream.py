@@ -272,6 +272,15 @@ def test_numbers_of_16_bits_are_scaled_and_others_refused(toy_stream):
         feed(Stream(recognizer(toy_stream)), samples.astype(np.float32))
 
 
+def test_a_result_comes_with_the_last_sample_that_its_chunk_needs(toy_stream):
+    one, ends = Stream(recognizer(toy_stream)), []
+    for piece in stream.cut([np.zeros(1280, np.float32)] * 4, one):
+        if one.accept(piece) is not None:
+            ends.append(one._samples)
+    shift, length = 80, 200  # of 8 kHz
+    assert ends == [1280 * chunks + length - shift for chunks in (1, 2, 3)]
+
+
 def feed(one: Stream, samples: np.ndarray, size: int = 640) -> list:
     pieces = [samples[at : at + size] for at in range(0, len(samples), size)]
     found = [

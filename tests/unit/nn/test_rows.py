@@ -75,3 +75,17 @@ def test_fewer_keys_stand_on_the_right_and_what_is_before_them_is_not_valid():
     assert both.key[:, 0, :, 0].tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 1]]
     assert joined.valid.tolist() == [[False, False, True]] * 2 + [[True] * 3]
     assert joined.positions.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 2]]
+
+
+def test_keys_that_are_the_last_of_every_row_are_kept_without_a_copy():
+    positions = torch.arange(8).repeat(2, 1)
+    alike = Memory(positions, torch.ones(2, 8, dtype=torch.bool))
+    kept = alike.keep(2, left_chunks=1)
+    assert kept == slice(6, 8)
+    assert alike.gather(kept).positions.data_ptr() == positions[:, 6:].data_ptr()
+    assert alike.keep(2, None, most=3) == slice(5, 8)
+    # the second row ended in the middle of the piece: its padding goes to the left
+    valid = alike.valid.clone()
+    valid[1, 7] = False
+    kept = Memory(positions, valid).keep(2, left_chunks=1)
+    assert kept.tolist() == [[6, 7], [7, 6]]

@@ -11,7 +11,7 @@ import torch
 
 from asrtool.data.fbank import Fbank, FbankConfig
 from asrtool.streaming import EndConfig, FeatureStream
-from asrtool.streaming.together import Piece, Row
+from asrtool.streaming.together import Piece, Row, hear
 
 MIRRORED = FbankConfig(preset="sherpa", num_mel_bins=20, rate=8000)
 
@@ -66,7 +66,7 @@ def test_a_row_of_several_streams_hears_the_features_of_the_whole(config: FbankC
     while at < len(samples):
         size = row.missing
         assert size > 0
-        parts.append(row.hear(Piece(samples[at : at + size], at + size >= len(samples))))
+        parts += hear([row], [Piece(samples[at : at + size], at + size >= len(samples))])
         at += size
     assert {len(part) for part in parts[:-1]} == {16}
     whole = Fbank(config)(torch.from_numpy(samples))

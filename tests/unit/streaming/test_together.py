@@ -11,8 +11,8 @@ import soundfile
 
 from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
-from asrtool.streaming import EndConfig, Result, Stream, with_chunks
-from asrtool.streaming.together import Piece, Row, Streams
+from asrtool.streaming import EndConfig, Result, Stream, together, with_chunks
+from asrtool.streaming.together import Piece, Row, Streams, hear
 
 ENDS = EndConfig(pause=0.3)
 
@@ -120,7 +120,8 @@ def test_a_row_hears_the_frames_that_are_mirrored_at_its_end(recognizer, sounds)
     )
     row = Row(mirrored, ENDS)
     pieces = Piece(sounds[0][:1000]), Piece(sounds[0][1000:], final=True)
-    assert sum(len(row.hear(piece)) for piece in pieces) == fbank.num_frames(len(sounds[0]))
+    frames = sum(len(hear([row], [piece])[0]) for piece in pieces)
+    assert frames == fbank.num_frames(len(sounds[0]))
 
 
 def test_who_leaves_is_forgotten(recognizer, sounds):
@@ -145,7 +146,7 @@ def test_a_computation_that_fails_loses_no_other_rows(recognizer, sounds, monkey
     good, bad = streams.enter(), streams.enter()
     streams.accept({good: Piece(sounds[0][:3000]), bad: Piece(sounds[0][:3000])})
     with monkeypatch.context() as patched:
-        patched.setattr(Row, "hear", lambda *_: 1 / 0)
+        patched.setattr(together, "hear", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             streams.accept({bad: Piece(sounds[0][3000:])})
     assert len(streams) == 1
