@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=["asrtool", "asrtool.*"]),
     package_data={
         "asrtool.export": ["page/*"],
-        "asrtool.page": ["*.css", "*.js"],
+        "asrtool.page": ["*.css", "*.html", "*.js"],
         "asrtool.report": ["template/*"],
         "asrtool.score": ["published.yaml"],
         "asrtool.serve": ["page/*"],

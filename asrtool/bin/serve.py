@@ -41,6 +41,7 @@ FILES = 64  # file descriptors beside those of connections
 LIMITS = {  # option -> what it limits; the defaults are those of `Limits`
     "connections": "open audio streams",
     "batch": "streams that are computed side by side",
+    "late-seconds": "how long chunks of open streams may wait before no more streams are taken",
     "queue-seconds": "audio of a stream that waits, in seconds; behind that it is not read",
     "message-bytes": "bytes of a websocket message",
     "idle-seconds": "seconds without a message after which a stream is closed",
@@ -91,9 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options.add_argument(
-        "model", type=Path, help="experiment that stage 3 wrote, or a folder of `asrtool pack`"
-    )
+    experiment.add_model_argument(options)
     options.add_argument("--name", help="name of the model for clients; default: its folder's")
     options.add_argument("--host", default="127.0.0.1", help="address to listen at")
     options.add_argument("--port", type=int, default=8080, help="port; 0: any that is free")

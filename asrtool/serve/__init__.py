@@ -33,6 +33,7 @@ class Limits:
 
     connections: int = 256  # open audio streams
     batch: int = 32  # audios that are computed side by side
+    late_seconds: float = 2.0  # by which open streams wait; then no more are taken
     queue_seconds: float = 2.0  # of audio of a connection that wait; then it is not read
     message_bytes: int = 256 << 10  # of one websocket message
     idle_seconds: float = 60.0  # without a message; then the connection is closed

@@ -6,7 +6,9 @@ the line side by side, one chunk of each. While it does, others come to stand in
 as large as the load, and nobody waits for it to fill.
 
 The line is ordered by when a chunk is due: when it came, but at the earliest one chunk after the
-one before. Whoever sends faster than one can speak gets what those who speak leave over.
+one before. Whoever sends faster than one can speak gets what those who speak leave over. If the
+first one of the line is late, the load is too high: no more audios are taken, so that those that
+are open do not wait longer and longer.
 """
 
 from __future__ import annotations
@@ -170,11 +172,19 @@ class Batches:
         if len(self._feeds) >= self._limits.connections:
             message = f"{len(self._feeds)} audio streams are open, as many as are served at a time"
             raise Refused(503, f"{message}; try again later")
+        if self.late > self._limits.late_seconds:
+            message = f"results of the open audio streams are {self.late:.1f} seconds late"
+            raise Refused(503, f"{message}; try again later")
         # nothing that the thread computes with is touched: the row is only noted
         feed = Feed(self, self._streams.enter(), self._limits, self.recognizer.rate)
         self._feeds.add(feed)
         self._metrics.streams.set(len(self._feeds))
         return feed
+
+    @property
+    def late(self) -> float:
+        """Seconds since the first chunk of the line was due."""
+        return max(0.0, time.monotonic() - self._line[0][0]) if self._line else 0.0
 
     def offer(self, feed: Feed) -> None:
         """Let a feed stand in line, if it is ready."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
@@ -27,6 +28,7 @@ from asrtool.serve.model import Served
 from asrtool.streaming import Result
 
 FORMATS = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+FULL_SCALE = np.float32(1 / (1 << 15))  # of 16-bit samples
 STARTED = {"rate", "format", "partials", "words"}  # what a `start` may say
 CODES = {503: WSCloseCode.TRY_AGAIN_LATER, 500: WSCloseCode.INTERNAL_ERROR}
 MINUTE = 60
@@ -57,7 +59,11 @@ class Sound:
         samples = np.frombuffer(message, self._type)
         if not len(samples):
             return np.zeros(0, np.float32)
-        samples = audio.one_channel(samples, rate=self._rate, start=self._seconds)
+        # there are dozens of messages a second, so what is right takes no more than this
+        if self._type.kind == "i":
+            samples = samples * FULL_SCALE
+        elif not (samples.min() >= -1 and samples.max() <= 1):
+            samples = audio.one_channel(samples, rate=self._rate, start=self._seconds)
         self._seconds += len(samples) / self._rate
         return samples if self._resampler is None else self._resampler.resample_chunk(samples)
 
@@ -192,14 +198,17 @@ class Talk:
     feed: Feed
     protocol: Protocol
     limits: Limits
+    since: float | None = 0.0  # when the last message was taken; None: the client need not send
 
     async def run(self) -> None:
         """Until the audio has ended and was answered. Raises `Over`, or `UserError` for what the
         client is told.
         """
+        self.since = time.monotonic()
         if (hello := self.protocol.hello()) is not None:
             await self._send(hello)
-        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._tell())]
+        parts = self._listen(), self._tell(), self._watch()
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             async with asyncio.timeout(self.limits.connection_seconds):
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -215,24 +224,31 @@ class Talk:
 
     async def _listen(self) -> None:
         """Read until the client closes the connection."""
-        idle: float | None = self.limits.idle_seconds
         while True:
-            try:
-                message = await self.socket.receive(idle)
-            except TimeoutError:
-                raise UserError(f"no message came for {idle:g} seconds") from None
+            message = await self.socket.receive()
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 raise Over
-            if idle is None:
+            if self.since is None:
                 raise UserError("a message came behind the end of the audio")
             samples = self.protocol.read(message)
             if samples is not None:
+                self.since = None  # while there is no room, it is our turn
                 await self.feed.put(samples)
+                self.since = time.monotonic()
                 continue
+            self.since = None
             if self.protocol.sound is not None:
                 await self.feed.put(self.protocol.sound.rest())
             self.feed.end()
-            idle = None  # now it is our turn
+
+    async def _watch(self) -> None:
+        """Until the client sends nothing for too long: one timer, not one for each message."""
+        idle = self.limits.idle_seconds
+        while True:
+            silent = 0.0 if self.since is None else time.monotonic() - self.since
+            if silent >= idle:
+                raise UserError(f"no message came for {idle:g} seconds")
+            await asyncio.sleep(idle - silent)
 
     async def _tell(self) -> None:
         """Write until the last result."""

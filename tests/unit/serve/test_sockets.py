@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soxr
 
+from asrtool.data import audio
+from asrtool.errors import UserError
 from asrtool.serve import Limits, sockets
-from asrtool.streaming import Stream
+from asrtool.streaming import Stream, together
 from asrtool.streaming.together import Streams
 from tests.toy_service import ENDS, hear, play, serving, sounds, texts, transcribe
 
@@ -286,6 +288,35 @@ def test_at_the_end_open_audio_is_answered(live, toy_stream):
     play(scenario())
 
 
+def test_where_open_streams_are_late_no_more_are_taken(live):
+    async def scenario() -> None:
+        async with serving(live, Limits(late_seconds=5)) as client:
+            client.service._tasks[1].cancel()
+            batches = client.service.batches
+            await batches.enter().put(np.zeros(1400, np.float32))
+            batches.enter().close()  # a chunk that has just come is no reason
+            batches._line = [(due - 7, *rest) for due, *rest in batches._line]
+            async with client.connect() as other:
+                (error,) = await hear(other)
+                assert "are 7." in error["message"] and "seconds late" in error["message"]
+                assert other.close_code == 1013
+            batches._first()
+            batches.enter()  # as soon as they are computed
+
+    play(scenario())
+
+
+def test_samples_are_scaled_and_checked_as_those_of_files():
+    numbers = np.array([-32768, -1, 0, 1, 32767], "<i2")
+    scaled = sockets.Sound("s16le", 8000, 8000)(numbers.tobytes())
+    assert scaled.dtype == np.float32 and (scaled == audio.one_channel(numbers)).all()
+    for loud in (0.5, 1.0, 1.5):
+        samples = np.array([0.0, -loud], "<f4")
+        assert (sockets.Sound("f32le", 8000, 8000)(samples.tobytes()) == samples).all()
+    with pytest.raises(UserError, match="expected values in"):
+        sockets.Sound("f32le", 8000, 8000)(np.array([0.0, -99.0], "<f4").tobytes())
+
+
 def test_who_sends_faster_than_speech_gets_what_the_others_leave_over(live):
     """One that sends all of its audio at once, and one that begins to speak later."""
 
@@ -302,7 +333,7 @@ def test_who_sends_faster_than_speech_gets_what_the_others_leave_over(live):
                 (feed,) = batches._first()
                 order.append("fast" if feed is fast else "slow")
                 piece, _ = feed.take()
-                feed.row.hear(piece)
+                together.hear([feed.row], [piece])
                 feed.busy = False
                 batches.offer(feed)
             # its second chunk came before it was due as well
@@ -316,7 +347,7 @@ def test_who_sends_faster_than_speech_gets_what_the_others_leave_over(live):
             for _ in range(2):
                 (feed,) = batches._first()
                 assert feed is late
-                feed.row.hear(feed.take()[0])
+                together.hear([feed.row], [feed.take()[0]])
                 feed.busy = False
                 batches.offer(feed)
 
