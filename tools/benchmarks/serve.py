@@ -2,19 +2,20 @@
 ones.
 
     export PYTHONPATH=.
-    python tools/benchmarks/serve.py random egs/kespeech/conf/u2pp/train_u2pp_conformer.yaml model
+    python tools/benchmarks/random_model.py egs/kespeech/conf/u2pp/train_u2pp_conformer.yaml model
     python tools/benchmarks/serve.py capacity --model model --data audio
     python tools/benchmarks/serve.py virtual --model model --data audio
     python tools/benchmarks/serve.py misbehave --model model --data audio
     python tools/benchmarks/serve.py capacity --data audio --chunk-ms 640 --command \\
         "sherpa-onnx-online-websocket-server --port={port} --tokens=tokens.txt --wenet-ctc-model=m"
+    python tools/benchmarks/serve.py cost --model model --data audio --command "..."
 
 The server is `asrtool serve` on one core (taskset), or whatever --command starts, which then is
 spoken to as sherpa-onnx's clients do; the clients run on the other cores. Latency: from the moment
 at which the first sample of a chunk was said to the arrival of the result that covers it, in real
 time. `virtual` computes the same batches with a clock of CPU time, for a machine on which other
-processes run. `random` writes a model of a training config with random weights that emits about
-five tokens a second, as speech has syllables.
+processes run; for such a machine is `cost` too, the CPU seconds that full batches take: clients do
+not wait, and `asrtool serve` and the server of --command have their turns one after the other.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -45,7 +46,7 @@ PIECE = 0.04  # seconds of audio in a message
 WARM = 3.0  # seconds that are not measured
 SLACK = 0.3  # seconds that the 95th percentile may be above the chunk
 RATE = 16000
-SILENT = 0.8  # of the frames of a random model have no token
+PATIENCE = 300  # seconds that a client waits for the last result
 # kinds of bad clients and their share; the last two have audio computed, as much as good ones do
 BAD = {
     "silent": 0.25,
@@ -130,14 +131,19 @@ class Heard:
     latencies: list[float] = field(default_factory=list)
     text: str = ""
     error: str = ""
+    refused: int = 0  # times before it was taken
 
 
 async def speak(
-    session: aiohttp.ClientSession, server: Server, samples: np.ndarray, chunk: float, wait: float
+    session: aiohttp.ClientSession,
+    server: Server,
+    samples: np.ndarray,
+    chunk: float,
+    wait: float | None,
 ) -> Heard:
-    """Say samples (T,) in real time, `wait` seconds from now."""
+    """Say samples (T,) in real time, `wait` seconds from now; None: as fast as they are read."""
     heard, size = Heard(), round(PIECE * RATE)
-    await asyncio.sleep(wait)
+    await asyncio.sleep(wait or 0.0)
     path = "/" if server.sherpa else "/v1/stream"
     async with session.ws_connect(path, max_msg_size=0) as socket:
         begun = time.monotonic()
@@ -146,13 +152,14 @@ async def speak(
             await socket.send_json({"type": "start", "rate": RATE, "format": "f32le"})
         for at in range(0, len(samples), size):
             # what is said at a time can be sent when it was said
-            await asyncio.sleep(begun + (at + size) / RATE - time.monotonic())
+            if wait is not None:
+                await asyncio.sleep(begun + (at + size) / RATE - time.monotonic())
             if listening.done():
                 break
             await socket.send_bytes(samples[at : at + size].tobytes())
         await socket.send_str("Done" if server.sherpa else '{"type": "end"}')
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(listening, 300)
+            await asyncio.wait_for(listening, PATIENCE)
     return heard
 
 
@@ -218,35 +225,75 @@ async def together(
     return float(median), float(most), (server.cpu() - before) / seconds, errors
 
 
-def capacity(args: argparse.Namespace) -> None:
-    """Double the connections until they are late, then halve the interval."""
-    several = sounds(args.data, args.seconds, 32)
-    chunk = args.chunk_ms / 1000
-    options = (
-        "--connections",
-        "4096",
-        "--chunk-ms",
-        str(args.chunk_ms),
-        "--batch",
-        str(args.batch),
-    )
+def every(args: argparse.Namespace) -> tuple[str, ...]:
+    """Options of a server that refuses nobody."""
+    sizes = ("--chunk-ms", str(args.chunk_ms), "--batch", str(args.batch))
+    return ("--connections", "4096", "--late-seconds", "1000", *sizes)
+
+
+def most(args: argparse.Namespace, fits: Callable[[int, float], bool]) -> None:
+    """Double the connections until they are late, then halve the interval. fits: whether so many
+    are served within so many seconds.
+    """
+    limit = args.chunk_ms / 1000 + SLACK
     good, bad, count = 0, None, args.first
-    with started(args, *options) as server:
-        print(f"limit: {chunk + SLACK:.2f} s", flush=True)
-        while bad is None or bad - good > max(1, round(0.05 * good)):
-            median, most, cpu, errors = asyncio.run(together(server, several, count, chunk))
-            fits = most <= chunk + SLACK and not errors
+    print(f"limit: {limit:.2f} s", flush=True)
+    while bad is None or bad - good > max(1, round(0.05 * good)):
+        good, bad = (count, bad) if fits(count, limit) else (good, count)
+        count = 2 * count if bad is None else (good + bad) // 2
+        if not 0 < count <= args.most:
+            break
+    print(f"{good} connections in real time")
+
+
+def capacity(args: argparse.Namespace) -> None:
+    """On the clock: for a machine on which nothing else runs."""
+    several, chunk = sounds(args.data, args.seconds, 32), args.chunk_ms / 1000
+    with started(args, *every(args)) as server:
+
+        def fits(count: int, limit: float) -> bool:
+            median, late, cpu, errors = asyncio.run(together(server, several, count, chunk))
             print(
-                f"{count:5d} connections: median {median:.3f} s, 95 % within {most:.3f} s, "
+                f"{count:5d} connections: median {median:.3f} s, 95 % within {late:.3f} s, "
                 f"{cpu:.4f} CPU s per s of audio, {server.resident():.0f} MB"
                 + (f", {len(errors)} refused: {errors[0]}" if errors else ""),
                 flush=True,
             )
-            good, bad = (count, bad) if fits else (good, count)
-            count = 2 * count if bad is None else (good + bad) // 2
-            if not 0 < count <= args.most:
-                break
-    print(f"{good} connections in real time")
+            return late <= limit and not errors
+
+        most(args, fits)
+
+
+def cost(args: argparse.Namespace) -> None:
+    """CPU seconds per second of audio, of `asrtool serve` and of --command in turns."""
+    several, found = sounds(args.data, args.seconds, args.first), {}
+    options = every(args)
+    other, args.command = args.command, None
+    with contextlib.ExitStack() as stack:
+        servers = {"asrtool": stack.enter_context(started(args, *options))}
+        if other:
+            args.command = other
+            servers["the other"] = stack.enter_context(started(args))
+        for turn in range(args.turns + 1):
+            for name, server in servers.items():
+                took = asyncio.run(flood(server, several, args.chunk_ms / 1000))
+                if turn:  # the first one warms up
+                    found.setdefault(name, []).append(took)
+                print(f"{name}: {took:.5f} CPU s per s of audio", flush=True)
+    for name, values in found.items():
+        print(f"{name}: median {np.median(values):.5f}")
+
+
+async def flood(server: Server, several: Sequence[np.ndarray], chunk: float) -> float:
+    """CPU seconds per second of audio that nobody waits to send."""
+    before = server.cpu()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(server.address, connector=connector) as session:
+        talks = (speak(session, server, samples, chunk, None) for samples in several)
+        errors = [one.error for one in await asyncio.gather(*talks) if one.error]
+    if errors:
+        raise SystemExit(f"{len(errors)} connections failed: {errors[0]}")
+    return (server.cpu() - before) / (sum(map(len, several)) / RATE)
 
 
 # -- on a core of its own ----------------------------------------------------------
@@ -271,20 +318,17 @@ def virtual(args: argparse.Namespace) -> None:
         args.chunk_ms,
     ).live
     several, chunk = sounds(args.data, args.seconds, 32), args.chunk_ms / 1000
-    good, bad, count = 0, None, args.first
-    print(f"limit: {chunk + SLACK:.2f} s", flush=True)
-    while bad is None or bad - good > max(1, round(0.05 * good)):
-        median, most, cpu = _play(live, several, count, chunk, args)
+
+    def fits(count: int, limit: float) -> bool:
+        median, late, cpu = _play(live, several, count, chunk, args)
         print(
-            f"{count:5d} connections: median {median:.3f} s, 95 % within {most:.3f} s, "
+            f"{count:5d} connections: median {median:.3f} s, 95 % within {late:.3f} s, "
             f"{cpu:.4f} CPU s per s of audio",
             flush=True,
         )
-        good, bad = (count, bad) if most <= chunk + SLACK else (good, count)
-        count = 2 * count if bad is None else (good + bad) // 2
-        if not 0 < count <= args.most:
-            break
-    print(f"{good} connections in real time")
+        return late <= limit
+
+    most(args, fits)
 
 
 def _play(
@@ -398,14 +442,15 @@ async def beside(
     """Two good clients, first alone, then beside the bad ones."""
     async with aiohttp.ClientSession(server.address) as session:
 
+        async def one(sound: np.ndarray, wait: float) -> Heard:
+            """Again while the server takes no more streams."""
+            refused = 0
+            while "try again" in (heard := await speak(session, server, sound, chunk, wait)).error:
+                refused, wait = refused + 1, 1.0
+            return replace(heard, refused=refused)
+
         async def good() -> list[Heard]:
-            waits = (0.0, 0.3)
-            return await asyncio.gather(
-                *(
-                    speak(session, server, sound, chunk, wait)
-                    for sound, wait in zip(several, waits, strict=True)
-                )
-            )
+            return await asyncio.gather(*map(one, several, (0.0, 0.3)))
 
         alone = await good()
         print(f"alone: {server.resident():.0f} MB, {_late(alone)}", flush=True)
@@ -451,7 +496,8 @@ def _late(several: Sequence[Heard]) -> str:
 
 
 def _errors(several: Sequence[Heard]) -> str:
-    return "".join(f", {one.error}" for one in several if one.error)
+    refused = sum(one.refused for one in several)
+    return f", refused {refused} times" + "".join(f", {x.error}" for x in several if x.error)
 
 
 def nuisance(args: argparse.Namespace) -> None:
@@ -463,64 +509,14 @@ def nuisance(args: argparse.Namespace) -> None:
         asyncio.run(beside(args, server, several, args.chunk_ms / 1000))
 
 
-# -- a model ----------------------------------------------------------------------
-
-
-def write_random(args: argparse.Namespace) -> None:
-    """A folder as training leaves it, of random weights."""
-    import torch
-    from safetensors.torch import save_file
-
-    from asrtool import experiment
-    from asrtool.data import tokenizers
-    from asrtool.data.features import Cmvn
-    from asrtool.experiment import load_phases
-    from asrtool.model_folder import CONFIG, WEIGHTS, build_model
-    from asrtool.trainer import checkpoint
-    from asrtool.types import Padded
-
-    name, phase = list(load_phases(args.config).items())[-1]
-    torch.manual_seed(0)
-    (args.out / "vocab").mkdir(parents=True)
-    letters = "".join(chr(0x4E00 + number) for number in range(args.tokens - 3))
-    tokenizers.train([letters], "char", 0, args.out / "vocab")
-    bins = phase.data.fbank.num_mel_bins
-    Cmvn(np.full(bins, 13.0), np.full(bins, 3.0)).save(args.out / "cmvn.json")  # about speech's
-    model = build_model(phase, args.tokens).eval()
-    with torch.inference_mode():  # every token gets the mean 0, and the blank wins most frames
-        head = model.heads["ctc"]
-        logits = head.logits(
-            model.encode(Padded.stack([torch.randn(2000, model.encoder.input_dim)]))
-        )
-        head.bias -= logits.data.mean((0, 1))
-        head.weight.mul_(5)
-        head.bias.mul_(5)
-        logits = head.logits(
-            model.encode(Padded.stack([torch.randn(2000, model.encoder.input_dim)]))
-        )
-        best = logits.data[0, :, 1:].max(-1).values
-        head.bias[0] += (best - logits.data[0, :, 0]).quantile(SILENT)
-    tensors = checkpoint.model_tensors(model)
-    save_file(
-        {key: value.detach().contiguous() for key, value in tensors.items()}, args.out / WEIGHTS
-    )
-    (args.out / CONFIG).write_text(experiment.dump_phases({name: phase}), encoding="utf-8")
-    count = sum(value.numel() for value in model.parameters()) / 1e6
-    print(f"{args.out}: {count:.1f} M parameters, {args.tokens} tokens")
-
-
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = options.add_subparsers(required=True)
-    made = what.add_parser("random")
-    made.add_argument("config", type=Path, help="training config")
-    made.add_argument("out", type=Path)
-    made.add_argument("--tokens", type=int, default=5000)
-    made.set_defaults(run=write_random)
     for name, run in (
         ("capacity", capacity),
+        ("cost", cost),
         ("virtual", virtual),
         ("misbehave", nuisance),
     ):
@@ -539,6 +535,7 @@ def main() -> None:
             one.add_argument("--first", type=int, default=4, help="connections to begin with")
             one.add_argument("--most", type=int, default=4096, help="connections to end with")
             one.add_argument("--batch", type=int, default=32)
+            one.add_argument("--turns", type=int, default=3, help="of cost")
             one.add_argument(
                 "--loop",
                 type=float,

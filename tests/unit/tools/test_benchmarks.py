@@ -120,16 +120,20 @@ def test_live_audio_is_counted_and_bad_clients_change_no_text(toy_stream, tmp_pa
     options += ["--core", "-1", "--chunk-ms", "160", "--seconds", "5"]
     for command in (
         [*script, "capacity", *options, "--first", "2", "--most", "2"],
+        [*script, "cost", *options, "--first", "2", "--turns", "1"],
         [*script, "misbehave", *options, "--connections", "14", "--duration", "8"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         if "capacity" in command:
             assert re.search("    2 connections: median .* CPU s per s of audio", done.stdout)
+        elif "cost" in command:
+            assert re.search("asrtool: median [0-9.]+", done.stdout)
         else:
             assert "unchanged: True" in done.stdout and "CHANGED" not in done.stdout
     config = ROOT / "egs/kespeech/conf/u2pp/train_u2pp_mini.yaml"
-    made = [*script, "random", config, tmp_path / "model", "--tokens", "50"]
+    script = [sys.executable, ROOT / "tools/benchmarks/random_model.py"]
+    made = [*script, config, tmp_path / "model", "--tokens", "50"]
     done = subprocess.run(made, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert Experiment.open(tmp_path / "model").tokenizer.size == 50
