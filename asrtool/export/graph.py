@@ -19,7 +19,7 @@ from asrtool.errors import UserError
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # what onnxruntime 1.14 and later read, in browsers and on phones too
 OPSET, IR_VERSION = 18, 8
-TOLERANCE = 1e-4  # of a log-probability
+TOLERANCE = 1e-4  # of a log-probability near 0; more by as much of its size, as rounding is
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,9 +129,13 @@ def checked(found: np.ndarray, expected: Padded, what: str) -> float:
     where that is too much.
     """
     found = found[:, : expected.data.shape[1]]  # a graph may have more padding
-    difference = (torch.from_numpy(found) - expected.data)[expected.mask].abs().max().item()
-    if not difference <= TOLERANCE:
+    differences = (torch.from_numpy(found) - expected.data)[expected.mask].abs()
+    # models of real speech give improbable tokens -30 and less
+    allowed = TOLERANCE * (1 + expected.data[expected.mask].abs())
+    largest = differences.max().item()
+    if not (differences <= allowed).all():
         raise UserError(
-            f"the graph differs by {difference:.1e} for {what}, more than {TOLERANCE:g}"
+            f"the graph differs by {largest:.1e} in log-probabilities for {what}, more than "
+            "rounding does"
         )
-    return difference
+    return largest

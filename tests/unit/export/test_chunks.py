@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from asrtool.errors import UserError
 from asrtool.export import cached, wenet, whole, zipformer
 from asrtool.model_folder import build_model, in_chunks
 from asrtool.recognizer import Recognizer
+from asrtool.types import Padded
 
 
 def streaming(toy: Path, left_chunks: int = 2, chunk_ms: float = 160, **change) -> Recognizer:
@@ -98,7 +100,9 @@ def test_streams_of_different_ages_share_a_batch(toy):
 def test_a_cache_that_is_lost_is_found(toy):
     recognizer = streaming(toy)
     graph = cached.CachedGraph(recognizer, "ctc").eval()
-    with pytest.raises(UserError, match="the graph differs by .* for 5 chunks of 16 frames"):
+    with pytest.raises(
+        UserError, match="the graph differs by .* for 5 chunks of 16 frames, more than"
+    ):
         cached.compare(recognizer, graph, lambda features: eager(graph)(features))
 
 
@@ -181,3 +185,13 @@ def eager_zipformer(graph: zipformer.ZipformerGraph):
         return log_probs
 
     return step
+
+
+def test_rounding_grows_with_the_log_probability_and_other_differences_are_refused():
+    expected = Padded.stack([torch.tensor([[-0.5, -30.0]])])
+    near, far = np.array([[[-0.50005, -30.0]]]), np.array([[[-0.5, -30.0004]]])
+    assert whole.checked(near, expected, "it") == pytest.approx(5e-5, rel=0.01)
+    assert whole.checked(far, expected, "it") == pytest.approx(4e-4, rel=0.01)
+    for wrong in ([-0.5002, -30.0], [-0.5, -30.004], [-0.5, np.nan]):
+        with pytest.raises(UserError, match="the graph differs by"):
+            whole.checked(np.array([[wrong]]), expected, "it")
