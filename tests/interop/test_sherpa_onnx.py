@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import asrtool
 from asrtool.bin import export
+from asrtool.bin.stream import main as listen
 from asrtool.data import audio
 from asrtool.data.fbank import Fbank, FbankConfig
 from asrtool.data.features import Cmvn
 from asrtool.export import prove
 from asrtool.export.build import ExportConfig, build
 from asrtool.model_folder import build_model
+from asrtool.streaming import with_chunks
 from tests import toy_experiment
 from tests.interop import node
 from tests.shared import once
@@ -103,6 +106,36 @@ def test_a_stream_by_the_online_recogniser(toy_online, tmp_path, left_chunks):
         "num_left_chunks": left_chunks,
     }
     assert facts["features"]["sample_scale"] == 32768.0
+
+
+def test_asrtool_stream_and_the_online_recogniser_hear_the_same(toy_online, tmp_path, capsys):
+    """The command itself, on files with the silence that sherpa-onnx waits for."""
+    import sherpa_onnx
+
+    options = ("--streaming", "--chunk-ms", 160, "--left-chunks", 2)
+    facts = run(toy_online, tmp_path / "out", *options)["sherpa-onnx"]
+    facts |= {"model": str(tmp_path / "out" / "model.onnx"), "num_threads": 1}
+    make = getattr(sherpa_onnx.OnlineRecognizer, facts.pop("recognizer").split(".")[1])
+    recognizer = make(tokens=str(tmp_path / "out" / "tokens.txt"), **facts)
+    rows = prove.read_set(toy_online / "data" / "test")
+    ours, files, theirs = asrtool.load(toy_online / "exp"), [], []
+    ours = with_chunks(ours, 160, 2)
+    for row in rows:
+        samples = prove.completed(ours, audio.read(row.audio, rate=8000))
+        files.append(tmp_path / f"{row.id}.wav")
+        soundfile.write(files[-1], samples, 8000, subtype="FLOAT")
+        one = recognizer.create_stream()
+        one.accept_waveform(8000, samples)
+        one.input_finished()
+        while recognizer.is_ready(one):
+            recognizer.decode_stream(one)
+        theirs.append(" ".join(recognizer.get_result(one).split()))
+    capsys.readouterr()
+    chunks = ["--chunk-ms", "160", "--left-chunks", "2", "--pause", "30"]
+    model = [str(toy_online / "exp"), *map(str, files), "--set", "searcher.type=ctc_greedy"]
+    listen([*model, *chunks])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[1] for line in lines] == theirs == [row.text for row in rows]
 
 
 def test_a_stream_in_zipformers_form_by_the_wheel_and_under_node(toy_online, tmp_path):
