@@ -150,14 +150,15 @@ async def speak(
         listening = asyncio.create_task(listen(socket, server.sherpa, begun, chunk, heard))
         if not server.sherpa:
             await socket.send_json({"type": "start", "rate": RATE, "format": "f32le"})
-        for at in range(0, len(samples), size):
-            # what is said at a time can be sent when it was said
-            if wait is not None:
-                await asyncio.sleep(begun + (at + size) / RATE - time.monotonic())
-            if listening.done():
-                break
-            await socket.send_bytes(samples[at : at + size].tobytes())
-        await socket.send_str("Done" if server.sherpa else '{"type": "end"}')
+        with contextlib.suppress(aiohttp.ClientConnectionError):  # refused: `listen` hears why
+            for at in range(0, len(samples), size):
+                # what is said at a time can be sent when it was said
+                if wait is not None:
+                    await asyncio.sleep(begun + (at + size) / RATE - time.monotonic())
+                if listening.done():
+                    break
+                await socket.send_bytes(samples[at : at + size].tobytes())
+            await socket.send_str("Done" if server.sherpa else '{"type": "end"}')
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(listening, PATIENCE)
     return heard
