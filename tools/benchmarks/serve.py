@@ -7,7 +7,8 @@ ones.
     python tools/benchmarks/serve.py virtual --model model --data audio
     python tools/benchmarks/serve.py misbehave --model model --data audio
     python tools/benchmarks/serve.py capacity --data audio --chunk-ms 640 --command \\
-        "sherpa-onnx-online-websocket-server --port={port} --tokens=tokens.txt --wenet-ctc-model=m"
+        "sherpa-onnx-online-websocket-server --port={port} --tokens=tokens.txt --wenet-ctc-model=m
+        --log-file=/dev/null"
     python tools/benchmarks/serve.py cost --model model --data audio --command "..."
 
 The server is `asrtool serve` on one core (taskset), or whatever --command starts, which then is
