@@ -18,6 +18,7 @@ from asrtool.encoders.echo import EchoConfig
 from asrtool.encoders.qifusion import AccentConfig
 from asrtool.errors import UserError
 from asrtool.export import cached, wenet, whole, zipformer
+from asrtool.export.graph import PACKAGES
 from asrtool.model_folder import build_model, in_chunks
 from asrtool.recognizer import Recognizer
 from asrtool.types import Padded
@@ -67,6 +68,16 @@ def test_chunk_by_chunk_is_the_whole_in_either_form(toy, name):
         cached.compare(recognizer, graph, eager_zipformer(zipformer.ZipformerGraph(graph).eval()))
         < 1e-4
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rotary", "ebranchformer"])
+def test_wenets_form_runs_in_onnxruntime(toy, tmp_path, name):
+    for package in PACKAGES:
+        pytest.importorskip(package, reason="pip install -e '.[onnx]'")
+    recognizer = streaming(toy, **CHANGES[name])
+    packed = wenet.WenetGraph(cached.CachedGraph(recognizer, "ctc")).eval()
+    assert wenet.export(recognizer, packed, tmp_path / "model.onnx") < 1e-4
 
 
 def test_streams_of_different_ages_share_a_batch(toy):
