@@ -280,12 +280,14 @@ def add_ngram_options(options: argparse.ArgumentParser) -> None:
     )
 
 
-def word_files(searcher: Any) -> dict[str, str]:
-    """The files of words that a search reads: its n-gram model and its lexicon."""
+def search_files(searcher: Any) -> dict[str, str]:
+    """The files that a search reads: n-gram model, lexicon, hotwords, CTC head of the encoder."""
     searcher = searcher.first_pass or searcher
     files = {}
-    if searcher.ngram is not None and searcher.ngram.path is not None:
-        files["ngram"] = searcher.ngram.path
+    for kind in ("ngram", "hotwords", "encoder_ctc"):
+        settings = getattr(searcher, kind)
+        if settings is not None and settings.path is not None:
+            files[kind] = settings.path
     if searcher.lexicon not in (None, OF_NGRAM):
         files["lexicon"] = searcher.lexicon
     return files

@@ -207,6 +207,15 @@ class LossReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drafted:
+    """How a hypothesis came from a draft that a language model verified."""
+
+    tokens: int  # of the draft
+    accepted: int  # of these, in the hypothesis
+    passes: int  # of the language model over prompt, draft and text
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """One result of a search; n-best lists are sorted best first."""
 
@@ -217,4 +226,5 @@ class Hypothesis:
     # encoder position of each token; times frame_shift = seconds
     positions: tuple[int, ...] | None = None
     confidences: tuple[float, ...] | None = None  # each token's posterior, 0 to 1
+    drafted: Drafted | None = None  # of a search that verifies drafts
     text: str = ""

@@ -61,7 +61,34 @@ class MemoryScorer:
         )
 
     def select(self, state: MemoryState, rows: Tensor) -> MemoryState:
+        if isinstance(state, tuple):
+            return state[0][rows], [state[1][row] for row in rows.tolist()]
         return MemoryState(state.bias[rows], state.memory[rows])
+
+    # of a `Verifier`: the state is the bias, and m after each token that was read, padding too
+
+    def prepare(self, encoded: EncoderOutput) -> tuple[Tensor, list[list[Tensor]]]:
+        bias = self.bias(encoded.frames)
+        return bias, [[torch.zeros_like(row)] for row in bias]
+
+    def verify(self, state, newest: Tensor | None, draft: Padded):
+        bias, known = state
+        sos = torch.full((len(known),), len(self.rows) - 1)
+        tokens = torch.cat([(sos if newest is None else newest)[:, None], draft.data], 1)
+        rows, memories = [], []
+        for row, length in enumerate(draft.lengths.tolist()):
+            memory, found = known[row][-1], []
+            for token in tokens[row]:
+                memory = torch.tanh(0.7 * memory + self.rows[token])
+                found.append(memory)
+            rows.append((torch.stack(found[: length + 1]) @ self.mix + bias[row]).log_softmax(-1))
+            memories.append([*known[row], *found])
+        return iter(rows), (bias, memories)
+
+    def cut(self, state, rejected: Tensor):
+        bias, known = state
+        pairs = zip(known, rejected.tolist(), strict=True)
+        return bias, [memories[: len(memories) - count] for memories, count in pairs]
 
     def sequence(self, frames: Padded, tokens: tuple[int, ...], eos: int) -> float:
         """Log-probability of one whole sequence for one utterance, computed without a search."""

@@ -14,8 +14,9 @@ import json
 import math
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def decode(
     weights = distributed.broadcast_object(weights)
     recognizer = Recognizer.load(trained, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
-    for kind, path in experiment.word_files(settings.searcher).items():
+    for kind, path in experiment.search_files(settings.searcher).items():
         options[kind] = stamp.digest(Path(path))  # the path is the same after it is rewritten
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
@@ -196,6 +197,7 @@ class Decoding:
     def write(self, target: Path, lines: Iterable[Mapping]) -> None:
         audio = elapsed = 0.0
         latencies = array("d")
+        drafts: Counter[str] = Counter()
         with (
             open(target / self.file, "w", encoding="utf-8") as hyps,
             open(target / "text", "w", encoding="utf-8") as text,
@@ -205,6 +207,7 @@ class Decoding:
                 text.write(f"{line['id']} {line['text']}".rstrip() + "\n")
                 audio, elapsed = audio + line["seconds"], elapsed + line["elapsed"]
                 latencies.append(line["latency"])
+                drafts.update(line.get("draft", {}))
         ranks = distributed.world_size()
         median, most, longest = np.quantile(latencies, (0.5, 0.95, 1.0))
         logger.info(
@@ -221,6 +224,13 @@ class Decoding:
             ),
             *(median, most, longest),
         )
+        if drafts:
+            logger.info(
+                "%s: %d of %d drafted tokens accepted, %.1f passes of the language model per "
+                "utterance",
+                *(self.title, drafts["accepted"], drafts["tokens"]),
+                drafts["passes"] / len(latencies),
+            )
 
 
 def recognize(
@@ -275,6 +285,8 @@ def hypothesis_line(recognizer: Recognizer, hypothesis: Hypothesis) -> dict:
         line["times"] = [round(position * shift, 3) for position in hypothesis.positions]
     if hypothesis.confidences is not None:
         line["confidences"] = [round(value, 4) for value in hypothesis.confidences]
+    if hypothesis.drafted is not None:
+        line["draft"] = asdict(hypothesis.drafted)
     return line
 
 

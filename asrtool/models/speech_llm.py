@@ -58,7 +58,7 @@ class SpeechLlm(AsrModel):
     """Heads: `llm` (B, U + 1, V); `speech` (B, S, D), the adapter's rows; `text` (B, U, D), the
     transcript's embeddings without a gradient; `speech_key` and `text_query`, projections of these
     two (B, S or U, K); `ctc` and `aligned` (B, S, V) over the adapter's rows; and taps of the
-    encoder.
+    encoder, of which `encoder` is its frames before the adapter.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class SpeechLlm(AsrModel):
         if config.encoder_weights is not None and not tuning.on_meta():
             load_encoder(self.encoder, Path(config.encoder_weights))
         self.frame_shift = self.encoder.frame_shift
-        self.llm, tokenizer = llm.load(config.llm, vocab_size)
+        self.llm, self.tokenizer = llm.load(config.llm, vocab_size)
+        tokenizer = self.tokenizer
         self.caller = llm.Caller(self.llm)
         self.eos = vocab_size - 1 if tokenizer is None else tokenizer.eos_token_id
         self.prompt = prompt.encode(config.llm.prompt, tokenizer, config.llm.chat)
@@ -204,8 +205,26 @@ class SpeechLlm(AsrModel):
         """Inputs (B, T, F) or (B, T) -> the adapter's rows (B, S, D), D of the language model."""
         encoded = self.encoder(inputs, chunk)
         output = self.adapter(encoded.frames, encoded.positions)
-        taps = {**encoded.taps, **output.taps}
+        taps = {"encoder": encoded.frames, **encoded.taps, **output.taps}
         return EncoderOutput(frames=output.frames, positions=output.positions, taps=taps)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """The language model's own tokens of a text. Raises `ValueError` if it is from scratch."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "a language model from scratch has no tokenizer to divide a text into tokens"
+            )
+        text = " ".join(text.split())
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def respelled(self, tokens: Sequence[int]) -> list[int]:
+        """The language model's own tokens of the text of `tokens`, without ends and the like.
+
+        They are unchanged if it is from scratch.
+        """
+        if self.tokenizer is None:
+            return [token for token in tokens if token != self.eos]
+        return self.tokens_of(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:

@@ -18,6 +18,7 @@ from asrtool.searchers.ctc.prefix_beam import (
     ctc_prefix_beam_search,
 )
 from asrtool.searchers.llm_beam import LlmBeam, LlmBeamConfig
+from asrtool.searchers.llm_draft import LlmDraft, LlmDraftConfig
 from asrtool.searchers.rescoring import Rescoring, RescoringConfig
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "JointBeamConfig",
     "LlmBeam",
     "LlmBeamConfig",
+    "LlmDraft",
+    "LlmDraftConfig",
     "Rescoring",
     "RescoringConfig",
     "Searcher",

@@ -27,6 +27,10 @@ class SearcherConfig:
     weights: ClassVar[Mapping[str, float]] = MappingProxyType({})
     # an n-gram language model (`fusion.NgramConfig`); None: the search uses none
     ngram: ClassVar[object | None] = None
+    # a list of phrases with a bonus (`hotwords.HotwordsConfig`); None: there is none
+    hotwords: ClassVar[object | None] = None
+    # the file of a CTC head (`drafts.EncoderCtcConfig`); None: the search reads none
+    encoder_ctc: ClassVar[object | None] = None
     # a file of the only words that may be completed, or "ngram" for those of the n-gram model
     lexicon: ClassVar[str | None] = None
     # limits on hypotheses (`constraints.ConstraintsConfig`); None: there are none

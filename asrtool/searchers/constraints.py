@@ -10,6 +10,7 @@ for U tokens and eos. By default both terms are 0, and the score is the weighted
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,12 @@ class ConstraintsConfig:
             constraints.append(MinTokens(self.min_tokens, eos=eos))
         rows = torch.tensor(limits, dtype=torch.int64, device=device).repeat_interleave(beam)
         return [*constraints, MaxTokens(rows, eos=eos, smallest=min(limits, default=0))]
+
+    def allow(self, tokens: Sequence[int], limit: int) -> bool:
+        """Whether a whole text satisfies the constraints; limit: its maximum number of tokens."""
+        n = self.no_repeat_ngram
+        ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)] if n else []
+        return self.min_tokens <= len(tokens) <= limit and len({*ngrams}) == len(ngrams)
 
     def ranked(self, score: float, num_tokens: int) -> float:
         """The final score of a hypothesis; `score` already includes the bonus of its tokens."""

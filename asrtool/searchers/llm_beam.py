@@ -12,13 +12,13 @@ number of tokens, in total and per second of audio. They count generated tokens,
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asrtool.registry import bounded
 from asrtool.searchers.base import SEARCHERS
 from asrtool.searchers.beam import INF, Beam, BeamConfig, Live
 from asrtool.searchers.constraints import ConstraintsConfig
-from asrtool.types import Hypothesis
+from asrtool.types import EncoderOutput, Hypothesis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,10 @@ class LlmConstraintsConfig(ConstraintsConfig):
 
     max_tokens: int | None = 256
     max_tokens_per_frame: float | None = None  # a frame is a row of the adapter
+
+    def limits(self, encoded: EncoderOutput, frame_shift: float) -> list[int]:
+        # taps are from before the adapter, with more frames
+        return super().limits(replace(encoded, taps={}), frame_shift)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,6 +112,7 @@ train_encoder() {          # on stored features; the speech LLM computes feature
   tool make_vocab --text "$data/$train_set/text" --unit char --out "$data/vocab_char"
   launch train --config $config --train "$stored/$train_set" --valid "$stored/$valid_set" --vocab "$data/vocab_char" --exp "$parts" \
     ${own_config[@]+"${own_config[@]}"}
+  tool export_ctc_head "$parts" --out "$parts/ctc_head.safetensors" ${own_model[@]+"${own_model[@]}"}     # for decode_llm_draft_mini.yaml
 }
 
 # shellcheck source=utils/stages.sh

@@ -19,6 +19,7 @@ from asrtool.bin import (
     align,
     decode,
     export,
+    export_ctc_head,
     export_llm,
     fetch,
     pack,
@@ -273,6 +274,7 @@ COMMANDS = {
     "fetch": lambda model, toy, out: fetch.main([model]),
     "export": lambda model, toy, out: export.main([model, "--out", str(out)]),
     "export_llm": lambda model, toy, out: export_llm.main([model, "--out", str(out)]),
+    "export_ctc_head": lambda model, toy, out: export_ctc_head.main([model, "--out", str(out)]),
     "probe": lambda model, toy, out: probe.probe(
         None, Path(model), Experiment.open(model).decode_config(), toy / "dump/test", []
     ),

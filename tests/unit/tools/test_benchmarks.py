@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from asrtool.model_folder import Experiment
+from tests import toy_llm
 from tests.toy_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
@@ -68,6 +69,25 @@ def test_the_steps_of_a_recipe_are_timed(tmp_path) -> None:
 def test_a_benchmark_runs_with_current_models(
     name, constants, options, printed, monkeypatch, capsys
 ) -> None:
+    run_main(name, constants, options, monkeypatch)
+    assert printed in capsys.readouterr().out
+
+
+@pytest.mark.hf
+def test_drafts_of_any_quality_have_the_tokens_of_greedy_search(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    weights = toy_llm.save_llm(tmp_path / "llm", context=1024)
+    options = f"--weights {weights} --sentences 3 --batch 2 --wrong 0 0.5 --rounds 1"
+    run_main("llm_draft", {}, options, monkeypatch)
+    greedy, *drafted = capsys.readouterr().out.splitlines()[1:]
+    assert greedy.endswith("the same tokens")
+    assert len(drafted) == 4 and all(line.endswith("the same tokens") for line in drafted)
+    assert all("  1.0 passes per batch, 100% of the draft" in line for line in drafted[:2])
+
+
+def run_main(name, constants, options, monkeypatch) -> None:
+    """Run a script in this process, with other values for some of its constants."""
     path = ROOT / "tools" / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -77,7 +97,6 @@ def test_a_benchmark_runs_with_current_models(
     monkeypatch.setattr(sys, "argv", [str(path), *options.split()])
     with torch.random.fork_rng(), torch.set_grad_enabled(torch.is_grad_enabled()):
         module.main()
-    assert printed in capsys.readouterr().out
 
 
 @pytest.mark.slow
