@@ -30,11 +30,10 @@ from asrtool.errors import UserError
 from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import logger, plural
 from asrtool.longform import WindowsConfig
-from asrtool.model_folder import Experiment
+from asrtool.model_folder import Experiment, sha256
 from asrtool.recognition import Classes
 from asrtool.recognizer import SAMPLES, Recognition, Recognizer
 from asrtool.stored_frames import FrontEnd
-from asrtool.system import stamp
 from asrtool.types import Batch, Hypothesis, Utterance
 
 
@@ -92,7 +91,7 @@ def decode(
     recognizer = Recognizer.load(trained, settings, distributed.device(), weights, lm)
     options = {"decode": config.encode(DecodeConfig, settings), "weights": recognizer.fingerprint()}
     for kind, path in experiment.search_files(settings.searcher).items():
-        options[kind] = stamp.digest(Path(path))  # the path is the same after it is rewritten
+        options[kind] = sha256(Path(path))[:16]  # the path is the same after it is rewritten
     if settings.windows is not None:
         options["windows"] = config.encode(WindowsConfig, windows(recognizer))
     inputs = data_config(trained.phase(settings.phase)[1], settings, data)

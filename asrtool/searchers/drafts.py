@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Draft(NamedTuple):
 
     tokens: tuple[int, ...]  # of the language model
     score: float  # log-probability of the best path
-    entropy: float  # the highest of its frames, in nats
+    entropy: float  # the highest of its frames, in nats; inf: not computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,20 @@ class EncoderCtcConfig:
 
 
 class Drafter:
-    """Drafts by the head `name` of `source`; `spell` turns its tokens into the language model's."""
+    """Drafts by the head `name` of `source`; `spell` turns its tokens into the language model's.
+
+    entropies: compute them; over a large vocabulary they cost as much as the head.
+    """
 
     def __init__(
-        self, source: SearchModel, name: str, spell: Callable[[Sequence[int]], Iterable[int]]
+        self,
+        source: SearchModel,
+        name: str,
+        spell: Callable[[Sequence[int]], Iterable[int]],
+        entropies: bool = True,
     ) -> None:
         require_head(source, name, "llm_draft", ("ctc", "token"))
-        self.source, self.name, self.spell = source, name, spell
+        self.source, self.name, self.spell, self.entropies = source, name, spell, entropies
         self.greedy = CtcGreedy(CtcGreedyConfig(input=name), model=source)
 
     def draft(self, encoded: EncoderOutput) -> list[Draft]:
@@ -60,9 +68,12 @@ class Drafter:
         positions = positions_of(encoded, log_probs)
         state = self.greedy.start(len(log_probs.lengths))
         paths = self.greedy.finish(self.greedy.advance(state, log_probs, positions))
+        entropies = [inf] * len(paths)
+        if self.entropies:
+            entropies = highest_entropy(log_probs).tolist()
         return [
             Draft(tuple(self.spell(path.tokens)), path.score, entropy)
-            for (path,), entropy in zip(paths, highest_entropy(log_probs).tolist(), strict=True)
+            for (path,), entropy in zip(paths, entropies, strict=True)
         ]
 
 
@@ -117,13 +128,15 @@ def load_encoder_ctc(path: str) -> EncoderCtc:
         ) from None
 
 
-def drafter(model: SearchModel, head: str | None, own: EncoderCtcConfig | None) -> Drafter:
+def drafter(
+    model: SearchModel, head: str | None, own: EncoderCtcConfig | None, entropies: bool = True
+) -> Drafter:
     """By the head of the file `own`, else by the head `head` of the model (by default `ctc`)."""
     if own is None:
         # without a tokenizer there is one way to spell a text
         spell = getattr(model, "respelled", lambda ids: (i for i in ids if i != model.eos))
-        return Drafter(model, head or "ctc", spell)
+        return Drafter(model, head or "ctc", spell, entropies)
     if not hasattr(model, "tokens_of"):
         raise UserError("encoder_ctc needs model.type: speech_llm; leave it out")
     loaded = load_encoder_ctc(own.path)
-    return Drafter(loaded, OWN_HEAD, lambda tokens: model.tokens_of(loaded.text(tokens)))
+    return Drafter(loaded, OWN_HEAD, lambda ids: model.tokens_of(loaded.text(ids)), entropies)

@@ -104,7 +104,9 @@ class LlmDraft(Searcher):
     ) -> None:
         self.config = config
         self.model = model
-        self.drafter = drafts.drafter(model, config.input, config.encoder_ctc)
+        self.drafter = drafts.drafter(
+            model, config.input, config.encoder_ctc, config.entropy is not None
+        )
         known = {**model.scorers(), **(scorers or {})}
         able = {name: scorer for name, scorer in known.items() if hasattr(scorer, "verify")}
         if config.scorer not in able:

@@ -60,7 +60,7 @@ def test_the_miniature_trains_its_parts_before_they_are_connected(script):
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     order = ["train_llm_mini.yaml", "export_llm", "--unit hf", "train_speech_llm_mini_encoder"]
-    order += ["train_speech_llm_mini.yaml"]
+    order += ["export_ctc_head", "train_speech_llm_mini.yaml"]
     places = [
         next(i for i, line in enumerate(lines) if part in line and "check_config" not in line)
         for part in order
@@ -82,6 +82,7 @@ def test_every_command_gets_the_modules_of_the_user(tmp_path, script):
     done = script("--mini", "true", "--dry-run", "true", *options)
     assert done.returncode == 0, done.stderr
     reads = {"train": False, "extract_features": False, "decode": True, "export_llm": True}
+    reads["export_ctc_head"] = True
     counts = dict.fromkeys(reads, 0)
     for line in done.stdout.splitlines():
         name = next((name for name in reads if f"asrtool.bin.{name} " in line), None)
@@ -90,6 +91,7 @@ def test_every_command_gets_the_modules_of_the_user(tmp_path, script):
             assert f"--import-from {tmp_path}" in line, line
             assert ("--import mine.a --import b" in line) == reads[name], line
     assert counts["train"] == 3 and counts["export_llm"] == 1 and counts["decode"] > 0
+    assert counts["export_ctc_head"] == 1
 
 
 def test_rooms_are_a_set_that_training_takes(tmp_path, script):
