@@ -245,15 +245,6 @@ class Drafted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drafted:
-    """How a hypothesis came from a draft that a language model verified."""
-
-    tokens: int  # of the draft
-    accepted: int  # of these, in the hypothesis
-    passes: int  # of the language model over prompt, draft and text
-
-
-@dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """One result of a search; n-best lists are sorted best first."""
 

@@ -127,7 +127,8 @@ class AccentLoss(Loss):
         if known is not None and len(known) and int(known.max()) >= classes:
             raise ValueError(
                 f"the label '{self.label}' has at least {int(known.max()) + 1} values, but the "
-                f"model has {classes} classes; set model.encoder.accent.classes"
+                f"model has {classes} classes; set model.encoder.accent.classes, or the number "
+                "of experts"
             )
         return truth
 

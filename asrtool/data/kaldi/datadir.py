@@ -39,7 +39,6 @@ __all__ = [
     "check",
     "complete",
     "fix",
-    "iterate",
     "lengths",
     "measured",
     "read",
@@ -64,12 +63,6 @@ def read(folder: Path, base: Path | None = None, measure: bool = True) -> Uttera
         columns = _explained(folder)
     rows = Utterances([replace(columns, place=Place(folder, base))])
     return measured(rows, folder) if measure else rows
-
-
-def iterate(folder: Path) -> tuple[int, Utterances]:
-    """The number of utterances, and the utterances of `read(measure=False)`."""
-    rows = read(folder, measure=False)
-    return len(rows), rows
 
 
 def _columns(folder: Path) -> Columns:

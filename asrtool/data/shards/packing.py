@@ -68,13 +68,15 @@ def pack_audio(data: Path, folder: Path, *, final: Path, megabytes: float, seed:
     Unreadable utterances are left out and listed in `Packed.skipped`. Segments become utterances of
     their own.
     """
-    total, utterances = datadir.iterate(data)
+    utterances = datadir.read(data, measure=False)
     packed = write(
         shuffled(list(utterances), seed), audio_content, folder, final=final, megabytes=megabytes
     )
     if not packed.members:
         key, reason = next(iter(packed.skipped.items()))
-        raise UserError(f"{data}: none of {total} utterances can be read; first {key}: {reason}")
+        raise UserError(
+            f"{data}: none of {len(utterances)} utterances can be read; first {key}: {reason}"
+        )
     source = ops.Source(data)
     ops.transfer(source, [(ops.Target(folder), packed.members.keys())])
     replace_audio(folder, packed)
@@ -87,7 +89,7 @@ def pack_set(source: Path, folder: Path, final: Path, config: DataConfig) -> Non
     Audio that is in shards already stays where it is.
     """
     size, seed = config.shards.size_mb, config.shards.seed
-    rows = list(datadir.iterate(folder)[1])
+    rows = list(datadir.read(folder, measure=False))
     if features.are_stored(config):
         # An older `final` may still exist, with archives of the same names.
         rows = [replace(row, features=str(folder / os.path.basename(row.features))) for row in rows]
@@ -120,7 +122,7 @@ def replace_audio(folder: Path, packed: Packed) -> None:
 
 def pack_features(data: Path, folder: Path, *, final: Path, megabytes: float, seed: int) -> Packed:
     """The same for stored features, all of which must be readable."""
-    rows = list(datadir.iterate(data)[1])
+    rows = list(datadir.read(data, measure=False))
     without = [row.id for row in rows if row.features is None]
     if without:
         raise UserError(

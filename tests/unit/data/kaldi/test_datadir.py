@@ -216,31 +216,10 @@ def test_audio_that_cannot_be_measured_is_named(made: Path) -> None:
         datadir.read(made)
 
 
-# -- utterance by utterance ------------------------------------------------
-
-
-def test_utterances_one_by_one_are_those_of_the_list(made: Path) -> None:
-    (made / "spk2gender").write_text("ann f\n")
-    for _ in range(2):
-        number, utterances = datadir.iterate(made)
-        assert list(utterances) == datadir.read(made, measure=False) and number == 3
-        with_segments("ann-1 bob-1 0 1", "ann-2 bob-1 1 1.5", "bob-1 ann-1 0 0.5")(made)
-
-
 def test_unsorted_files_are_read_all_the_same(made: Path) -> None:
     expected = datadir.read(made)
     reverse(made)
-    assert datadir.iterate(made) == (3, expected)
-
-
-@pytest.mark.parametrize(
-    "what", ["text without audio", "audio without text", "not UTF-8", "duration of 0", "no wav.scp"]
-)
-def test_faults_are_told_before_the_first_utterance(made: Path, what: str) -> None:
-    damage, message = BROKEN[what]
-    damage(made)
-    with pytest.raises(UserError, match=message):
-        datadir.iterate(made)
+    assert datadir.read(made) == expected
 
 
 def test_a_writer_takes_utterances_in_any_order(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_is_named(minimal: Path, tmp_path: Path, what: s
         stream.write("u3 A\n")
     with pytest.raises(UserError, match="no file gives the length of 1 utterance, .*; first u3: "):
         datadir.read(minimal)
-    rows, bad = datadir.complete(list(datadir.iterate(minimal)[1]))
+    rows, bad = datadir.complete(list(datadir.read(minimal, measure=False)))
     assert [row.id for row in rows] == ["u1", "u2"] and list(bad) == ["u3"]
     assert audio.rstrip(" |") in str(bad["u3"])
 
@@ -151,12 +151,14 @@ def test_what_cannot_be_measured_is_named(minimal: Path, tmp_path: Path, what: s
 def test_an_end_of_minus_1_is_that_of_the_recording(to_end: Path) -> None:
     assert checks.faultless(to_end) is not None and not faults(to_end)
     assert {row.id: row.duration for row in datadir.read(to_end)} == pytest.approx(LENGTHS)
-    streamed = list(datadir.iterate(to_end)[1])
+    streamed = list(datadir.read(to_end, measure=False))
     assert {row.id: row.duration for row in datadir.complete(streamed)[0]} == pytest.approx(LENGTHS)
     (to_end / "text").write_text(
         "".join(reversed((to_end / "text").read_text().splitlines(keepends=True)))
     )
-    assert {row.id: row.duration for row in datadir.iterate(to_end)[1]}.keys() == LENGTHS.keys()
+    assert {
+        row.id: row.duration for row in datadir.read(to_end, measure=False)
+    }.keys() == LENGTHS.keys()
 
 
 def test_all_of_the_recording_is_read(to_end: Path, tmp_path: Path) -> None:
