@@ -27,7 +27,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return x
-        if x.device.type != "cpu":
+        # compiled code draws its mask within the operation that needs it
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return dropout(x, self.probability, inplace=self.inplace)
         mask = random_mask(x.shape, self.probability, x.dtype)
         return x.mul_(mask) if self.inplace else x * mask

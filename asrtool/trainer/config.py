@@ -34,7 +34,7 @@ class TrainerConfig:
     nonfinite_limit: int = 10  # consecutive non-finite steps that end the run
     # decay of a moving average of the weights, which validation and decoding use; null: none
     ema: float | None = None
-    compile: bool = False  # torch.compile each part of the model
+    compile: bool = False  # torch.compile each layer of the model
     # products of float32 in TF32 on GPUs that have it (NVIDIA's since 2020)
     tf32: bool = field(default=True, metadata=OMIT)
     # ddp: each rank holds the whole model; fsdp: a share; hsdp: a share of the copy of its machine

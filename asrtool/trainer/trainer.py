@@ -93,10 +93,11 @@ class Trainer:
         )
         self.model = self.stepper.model
         if config.compile:
-            # parts, not the whole model: its inputs contain ids and texts, and every new one would
-            # trigger a recompilation
-            for part in self.model.children():
-                part.compile()
+            # Layers, not the whole model: its inputs contain ids and texts, and every new one would
+            # trigger a recompilation. Layers of a kind share what is compiled, and whether one is
+            # dropped is decided outside.
+            for layer in list(parallel.units(self.model)) or self.model.children():
+                layer.compile()
         self._ema = Ema(self.model, config.ema) if config.ema is not None else None
         self._frame_seconds = frame_seconds
         self._saved_at, self._saved_step = time.monotonic(), 0
