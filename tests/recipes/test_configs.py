@@ -150,7 +150,7 @@ def test_a_training_config_trains_a_step_in_which_every_parameter_learns(path):
         objective = Objective(losses, {key: value.weight for key, value in small.losses.items()})
         report = objective(model(batch), batch)
         report.total.backward()
-        assert torch.isfinite(report.total) and not report.skipped
+        assert torch.isfinite(report.total) and not report.skipped.any()
         assert not [
             key for key, p in model.named_parameters() if p.requires_grad and p.grad is None
         ]
@@ -169,7 +169,11 @@ def language_models(folder: Path) -> dict[str, LanguageModel]:
     return {LM_OUTPUT: models[0].eval()} if models else {}
 
 
-@pytest.mark.parametrize("path", DECODE, ids=name)
+# drafts need a head that no recipe's config trains: tests/unit/bin/test_export_ctc_head.py
+SEARCHED = [path for path in DECODE if not path.name.startswith("decode_llm_draft")]
+
+
+@pytest.mark.parametrize("path", SEARCHED, ids=name)
 def test_a_decoding_config_searches_with_a_model_of_its_recipe(path, tmp_path):
     settings = load_decode(path)
     if "ngram: {}" in path.read_text():  # the command line names the model
