@@ -99,8 +99,9 @@ def step(patch: pytest.MonkeyPatch, config: object, parts: dict, samples: bool, 
     group = ToyStep(count=8, batches=batches, epoch=0, index=0, last=False)
     with unawaited(patch) as reads:
         stepper.update(group, 1, flags=(0.0, 1.0))
-    # loss, frames and terms; flags; norm and scale; which utterances have no finite loss
-    assert reads == [2 + len(stepper.objective.terms) + 2 + 2 + 2 * len(batches[0])]
+    # loss, frames and terms; flags, and micro-batches that did not fit; norm and scale; which
+    # utterances have no finite loss
+    assert reads == [2 + len(stepper.objective.terms) + 3 + 2 + 2 * len(batches[0])]
 
 
 def heads_of(parts: dict) -> set[str]:
