@@ -13,6 +13,8 @@ import yaml
 from asrtool import config
 from asrtool.downsamplers import Conv2dConfig
 from asrtool.encoders import ENCODERS, ChunkConfig, EchoConfig, StreamingEncoder, check_encoder
+from asrtool.errors import UserError
+from asrtool.trainer import parallel
 from asrtool.trainer.capacity.memory import recompute
 from asrtool.trainer.capacity.peak import Counter
 from asrtool.types import Padded
@@ -139,6 +141,10 @@ def test_padding_changes_nothing(name):
 @every_encoder
 def test_layers_that_are_computed_again_have_the_same_gradient_in_less_memory(name):
     noisy = {"dropout": 0.2, "layer_drop": 0.2, "num_layers": 4}
+    if not list(parallel.units(build(name, **noisy))):  # an encoder without a list of layers
+        with pytest.raises(UserError, match="has no list of layers; remove the key"):
+            recompute(torch.nn.ModuleDict({"encoder": build(name, **noisy)}))
+        return
     gradients, held = [], []
     for again in (False, True):
         encoder = build(name, **noisy).train()

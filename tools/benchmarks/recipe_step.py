@@ -65,7 +65,7 @@ def assemble(
     from asrtool import experiment
     from asrtool.data import tokenizers
     from asrtool.model_folder import build_model
-    from asrtool.trainer.step import DTYPES, Stepper
+    from asrtool.trainer.step import Stepper
 
     phases = experiment.load_phases(
         Path(config), experiment.split_overrides([settings] if settings else [])
@@ -78,7 +78,7 @@ def assemble(
     torch.manual_seed(phase.seed)
     model = build_model(phase, tokenizer.size)
     precision = phase.trainer.precision
-    if precision not in DTYPES:  # auto, which older checkouts lack
+    if precision == "auto":  # older checkouts have neither it nor the module
         from asrtool.trainer.precision import choose
 
         precision = choose(precision, torch.device("cpu"))

@@ -250,7 +250,7 @@ def test_shards_and_stage_1_keep_odd_ids(toy, minimal, odd, tmp_path):
     make_shards.main(["--data", str(minimal), "--out", str(tmp_path / "packed")])
     with tarfile.open(tmp_path / "packed" / "shard-00000.tar") as archive:
         members = archive.getnames()
-    assert len(set(members)) == 12 and not [
+    assert len(set(members)) == 3 * 12 and not [  # audio, text and json of each
         name for name in members if "/" in name or name.startswith(".")
     ]
     assert {row.id for row in datadir.read(tmp_path / "packed")} == set(odd.values())

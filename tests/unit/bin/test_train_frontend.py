@@ -68,7 +68,7 @@ def data(tmp_path_factory) -> Path:
     for name, count in (("train", 8), ("dev", 4), ("test", 4)):
         folder = root / "data" / name
         toy_experiment.write_set(folder, count, len(name), accents)
-        rows = datadir.read(folder)
+        rows = list(datadir.read(folder))
         if name != "dev":
             samples, _ = soundfile.read(rows[0].audio, dtype="float32")
             long = torch.from_numpy(samples).repeat(100)[: 61 * 8000].numpy()
