@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -134,16 +133,16 @@ def test_every_command_of_a_study_names_what_exists(recipe, modules):
     text = recipe / "text.txt"
     text.write_text("A B\n")
     for name, study in modules["systems"].STUDIES.items():
-        done = run(recipe, name, "--seeds", "0", "7", "--lm-text", str(text))
+        done = run(recipe, name, "--seeds", "7", "--lm-text", str(text))
         assert done.returncode == 0, done.stderr
         kept = {path.stem for path in (recipe.parents[1] / "docs/results" / name).glob("*.json")}
-        assert kept == {f"{one}-s{seed}" for one, seed in product(study.systems, (0, 7))}
+        assert kept == {f"{one}-s7" for one in study.systems}
     for call in calls(recipe):
         if call.get("--stop-stage") == "3":
             phases = load_phases(
                 RECIPE / call["--train-config"], split_overrides([call["--train-args"]])
             )
-            assert {phase.seed for phase in phases.values()} <= {0, 7}
+            assert {phase.seed for phase in phases.values()} == {7}
         if call.get("--stage") == "4":
             changes = split_overrides([call.get("--decode-args", "")])
             settings = load_decode(RECIPE / call["--decode-config"], changes)

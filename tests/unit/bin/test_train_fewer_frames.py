@@ -59,6 +59,7 @@ def test_unimodal_aggregation_recognises_from_few_frames(toy, tmp_path):
         tmp_path / "exp",
         "model.encoder.num_layers=2",
         "model.encoder.downsamplers.1={type: uma}",
+        "trainer.epochs=20",
     )
     lines = decoded(toy, exp)
     assert error_rate(toy, lines) < 0.2
@@ -69,7 +70,7 @@ def test_unimodal_aggregation_recognises_from_few_frames(toy, tmp_path):
 
 
 def test_blank_regularized_ctc_leaves_more_frames_to_blank(toy, tmp_path):
-    exp = fit(toy, tmp_path / "exp", "losses.ctc.repeat_penalty=3", "trainer.epochs=20")
+    exp = fit(toy, tmp_path / "exp", "losses.ctc.repeat_penalty=3", "trainer.epochs=12")
     assert error_rate(toy, decoded(toy, exp)) < 0.1
     plain, own = (spoken_frames_per_token(toy, one) for one in (toy / "exp", exp))
     assert own < 1.05
