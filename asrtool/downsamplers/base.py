@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
+from asrtool.nn.rows import PerRow
 from asrtool.registry import Registry
 from asrtool.types import DownsamplerOutput, Padded
 
@@ -56,6 +61,43 @@ class StreamingDownsampler(Downsampler):
         Lengths are multiples of `factor`, 0 included, except in the last piece of a row.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FrameCount(PerRow):
+    """emitted (B,): the frames so far, which number those of the next piece."""
+
+    emitted: Tensor
+
+
+class FrameByFrame(StreamingDownsampler):
+    """One that keeps every frame and looks at no other. Subclasses implement `each`."""
+
+    factor = 1
+    uniform = True
+    causal = True
+
+    def each(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """x (B, T, D_in), 0 in the padding -> (B, T, D_out), and taps (B, T, ...)."""
+        raise NotImplementedError
+
+    def init_cache(self, batch_size: int) -> FrameCount:
+        some = next(self.parameters())
+        return FrameCount(some.new_zeros(batch_size, dtype=torch.int64))
+
+    def forward_chunk(
+        self, inputs: Padded, positions: Tensor | None, cache: FrameCount
+    ) -> tuple[DownsamplerOutput, FrameCount]:
+        outside, lengths = ~inputs.mask[:, :, None], inputs.lengths
+        y, taps = self.each(inputs.data.masked_fill(outside, 0))
+        if positions is None:
+            positions = cache.emitted[:, None] + torch.arange(y.shape[1], device=y.device)
+        output = DownsamplerOutput(
+            frames=Padded(y.masked_fill(outside, 0), lengths),
+            positions=positions,
+            taps={name: Padded(tap.masked_fill(outside, 0), lengths) for name, tap in taps.items()},
+        )
+        return output, FrameCount(cache.emitted + lengths)
 
 
 DOWNSAMPLERS: Registry[Downsampler] = Registry("downsampler")

@@ -19,17 +19,16 @@ form of (2), a feed-forward network beside the frame, are ours: so it streams wi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from asrtool.downsamplers.base import DOWNSAMPLERS, StreamingDownsampler
+from asrtool.downsamplers.base import DOWNSAMPLERS, FrameByFrame
 from asrtool.nn.dropout import Dropout
-from asrtool.nn.rows import PerRow
 from asrtool.registry import bounded
-from asrtool.types import DownsamplerOutput, Padded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,24 +40,13 @@ class ExpertsConfig:
     dropout: float = bounded(0.1, least=0, below=1)  # of the hidden units
 
 
-@dataclass(frozen=True)
-class ExpertsCache(PerRow):
-    """emitted (B,): the frames so far, which number those of the next piece."""
-
-    emitted: Tensor
-
-
 @DOWNSAMPLERS.register("experts", ExpertsConfig)
-class Experts(StreamingDownsampler):
+class Experts(FrameByFrame):
     """Frames (B, T, D_in) -> (B, T, D_out).
 
     Taps: `accent` (B, T, E), logits of the routing; `expert_ctc` (B, T, E * V), the logits of (4),
     expert by expert.
     """
-
-    factor = 1
-    uniform = True
-    causal = True  # no frame sees another
 
     def __init__(self, config: ExpertsConfig, dim_in: int, dim_out: int, vocab_size: int) -> None:
         super().__init__()
@@ -75,17 +63,7 @@ class Experts(StreamingDownsampler):
         self.dropout = Dropout(config.dropout)
         self.out_proj = nn.Identity() if dim_in == dim_out else nn.Linear(dim_in, dim_out)
 
-    def init_cache(self, batch_size: int) -> ExpertsCache:
-        return ExpertsCache(self.head_bias.new_zeros(batch_size, dtype=torch.int64))
-
-    def forward_chunk(
-        self,
-        inputs: Padded,
-        positions: Tensor | None,
-        cache: ExpertsCache,
-    ) -> tuple[DownsamplerOutput, ExpertsCache]:
-        outside, lengths = ~inputs.mask[:, :, None], inputs.lengths
-        x = inputs.data.masked_fill(outside, 0)
+    def each(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         normed = self.norm(x)
         routing = self.router(normed)  # (1)
         hidden = self.dropout(silu(self.up_proj(normed))).unflatten(2, (len(self.down_proj), -1))
@@ -94,12 +72,4 @@ class Experts(StreamingDownsampler):
         y = self.out_proj(x + torch.einsum("btk,btkd->btd", gates, outputs))  # (3)
         logits = torch.einsum("btkd,kdv->btkv", x[:, :, None] + outputs, self.head_weight)
         logits = (logits + self.head_bias).flatten(2)  # (4)
-        if positions is None:
-            positions = cache.emitted[:, None] + torch.arange(x.shape[1], device=x.device)
-        taps = {
-            "accent": Padded(routing.masked_fill(outside, 0), lengths),
-            "expert_ctc": Padded(logits.masked_fill(outside, 0), lengths),
-        }
-        frames = Padded(y.masked_fill(outside, 0), lengths)
-        output = DownsamplerOutput(frames=frames, positions=positions, taps=taps)
-        return output, ExpertsCache(cache.emitted + lengths)
+        return y, {"accent": routing, "expert_ctc": logits}
