@@ -4,15 +4,19 @@ starts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from asrtool.bin import train
+from asrtool.data.loader import StepLoader
 from asrtool.system import atomic
 from asrtool.trainer import averaging, checkpoint, records, trainer, validation
 from asrtool.trainer.step import Stepper
@@ -35,6 +39,23 @@ MOMENTS = {
     "while older ones are deleted": (checkpoint, "prune"),
     "while the average is made": (averaging, "average"),
 }
+
+
+@contextlib.contextmanager
+def power_failure(monkeypatch: pytest.MonkeyPatch, epoch: int, index: int) -> Iterator[None]:
+    """A training inside ends with an error before step `index` of `epoch`, both from 0."""
+    steps = StepLoader.steps
+
+    def stopping(loader: StepLoader, *begin: int):
+        for step in steps(loader, *begin):
+            if (step.epoch, step.index) == (epoch, index):
+                raise OSError("the power fails")
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLoader, "steps", stopping)
+        with pytest.raises(OSError, match="the power fails"):
+            yield
 
 
 class Interruption(NamedTuple):

@@ -14,10 +14,10 @@ from asrtool.bin import data, extract_features, train
 from asrtool.bin.extract_features import load_config
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir
-from asrtool.data.loader import StepLoader
 from asrtool.data.shards.index import FILE
 from asrtool.errors import UserError
 from asrtool.trainer import checkpoint
+from tests.toy_interruptions import power_failure
 from tests.unit.data.toolkits import forms
 
 CONFIG = """
@@ -131,18 +131,8 @@ def test_a_stopped_training_on_it_ends_with_the_same_weights(
         return checkpoint.load(exp / "train" / "average-1.safetensors")
 
     whole = run(tmp_path / "whole")
-    steps = StepLoader.steps
-
-    def stopping(loader: StepLoader, epoch: int, index: int):
-        for step in steps(loader, epoch, index):
-            if (step.epoch, step.index) == (1, 1):
-                raise OSError("the power fails")
-            yield step
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StepLoader, "steps", stopping)
-        with pytest.raises(OSError, match="the power fails"):
-            run(tmp_path / "stopped")
+    with power_failure(monkeypatch, 1, 1):
+        run(tmp_path / "stopped")
     stopped = run(tmp_path / "stopped")
     assert whole.keys() == stopped.keys()
     assert all((whole[key] == stopped[key]).all() for key in whole)

@@ -12,10 +12,10 @@ from asrtool.bin import extract_features, make_shards, train
 from asrtool.bin.extract_features import load_config
 from asrtool.data import tokenizers
 from asrtool.data.kaldi import datadir
-from asrtool.data.loader import StepLoader
 from asrtool.data.shards.index import FILE
 from asrtool.trainer import checkpoint
 from asrtool.types import Utterance
+from tests.toy_interruptions import power_failure
 
 CONFIG = """
 data:
@@ -151,18 +151,8 @@ def test_a_stopped_training_ends_with_the_same_weights(
         )
 
     run(tmp_path / "whole")
-    steps = StepLoader.steps
-
-    def stopping(loader: StepLoader, epoch: int, index: int):
-        for step in steps(loader, epoch, index):
-            if (step.epoch, step.index) == (1, 3):
-                raise OSError("the power fails")
-            yield step
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StepLoader, "steps", stopping)
-        with pytest.raises(OSError, match="the power fails"):
-            run(tmp_path / "stopped")
+    with power_failure(monkeypatch, 1, 3):
+        run(tmp_path / "stopped")
     run(tmp_path / "stopped")
     whole, stopped = (
         checkpoint.load(tmp_path / name / "train" / "average-1.safetensors")
