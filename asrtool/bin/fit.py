@@ -136,11 +136,10 @@ def precision_of(phase: TrainConfig, device: torch.device) -> str:
 def samples(batches: StepLoader) -> list[Sample]:
     """The longest, the shortest and the densest utterance."""
     dataset, lengths = batches.dataset, batches.plan.lengths
-    density = [len(dataset.utterances[i].text) / lengths[i] for i in range(len(lengths))]
     chosen = {
         "longest": int(lengths.argmax()),
         "shortest": int(lengths.argmin()),
-        "densest": max(range(len(lengths)), key=density.__getitem__),
+        "densest": int((dataset.utterances.characters / lengths).argmax()),
     }
 
     def repeat(index: int, count: int) -> Batch:

@@ -158,15 +158,14 @@ def _write(out: Path, target: Path, corpus_set: CorpusSet) -> None:
         (target / SKIPPED).write_text(
             "".join(f"{sentence}\n" for sentence in corpus_set.left_out), encoding="utf-8"
         )
-    hours = sum(utterance.duration for utterance in corpus_set.utterances) / 3600
-    speakers = len({utterance.speaker for utterance in corpus_set.utterances})
-    logger.info(
-        "%s: %s, %s, %.2f hours",
-        out,
-        plural(len(corpus_set.utterances), "utterance"),
-        plural(speakers, "speaker"),
-        hours,
-    )
+    logger.info("%s: %s", out, size_of(corpus_set.utterances))
+
+
+def size_of(rows: Sequence[Utterance]) -> str:
+    """`3 utterances, 2 speakers, 0.01 hours`."""
+    hours = sum(row.duration for row in rows) / 3600
+    speakers = plural(len({row.speaker for row in rows}), "speaker")
+    return f"{plural(len(rows), 'utterance')}, {speakers}, {hours:.2f} hours"
 
 
 def write_test_sets(out: Path, names: Sequence[str]) -> None:

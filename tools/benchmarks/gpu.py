@@ -118,11 +118,9 @@ def matrix_peak(part: Part) -> float:
     """TFLOP a second of a large product, in the precision of the steps."""
     import torch
 
-    from asrtool.trainer.precision import DTYPES
-
     side = part.size(8192, 256)
     one, other = (
-        torch.randn(side, side, device=part.device, dtype=DTYPES[part.precision]) for _ in range(2)
+        torch.randn(side, side, device=part.device, dtype=dtype_of(part)) for _ in range(2)
     )
     return 2 * side**3 / part.seconds(lambda: one @ other, rounds=20) / 1e12
 

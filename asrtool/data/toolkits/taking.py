@@ -247,13 +247,5 @@ def _report_left_out(taken: Taken, target: Path, out: Path) -> None:
 def _report(taken: Taken, notes: Notes, out: Path) -> None:
     for note, count in sorted(notes.items()):
         logger.warning("%s: %s (%d)", out, note, count)
-    hours = sum(row.duration for row in taken.rows) / 3600
-    speakers = len({row.speaker for row in taken.rows})
-    logger.info(
-        "%s: %s, %s, %.2f hours%s",
-        out,
-        plural(len(taken.rows), "utterance"),
-        plural(speakers, "speaker"),
-        hours,
-        ", in shards" if len(taken.members) == len(taken.rows) else "",
-    )
+    packed = ", in shards" if len(taken.members) == len(taken.rows) else ""
+    logger.info("%s: %s%s", out, corpus.size_of(taken.rows), packed)
