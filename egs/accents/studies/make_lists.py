@@ -4,7 +4,7 @@
     python studies/make_lists.py --data data/train
 
 The lists are committed, so anyone with the corpora trains on the same utterances; this script says
-how they were drawn. Only LibriSpeech is taken.
+how they were drawn. All but `accents` are of LibriSpeech.
 
 * `dev_speakers`: 20 speakers of one utterance each (those of the lists that were drawn one sentence
   a speaker), the first by the SHA-256 of the id. They are left out of every training list.
@@ -14,6 +14,8 @@ how they were drawn. Only LibriSpeech is taken.
   more than another one that has any left.
 * `train_1h_few_rare`: an hour with as few rare letters as possible, chosen as
   egs/librispeech/studies/skewed_subset.py does, to see what class weights do.
+* `accents`: `train_1h`, an hour and a half of speechocean762, drawn in the same way, and all of
+  Common Voice, so that no accent is more than half of it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import argparse
 import hashlib
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asrtool.data.kaldi import datadir
@@ -38,6 +40,7 @@ LISTS = RECIPE / "lists" / "studies"
 RARE = 0.1  # of the letters that count as rare
 HELD_OUT = 20  # speakers
 SUBSETS = {"train_1h": 3600.0, "train_10min": 600.0}  # seconds
+MANDARIN = 5400.0  # seconds of speechocean762 in `accents`
 
 
 def main() -> None:
@@ -47,28 +50,27 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="training set of stage 0")
     options.add_argument("--out", type=Path, default=LISTS)
     args = options.parse_args()
-    rows = [row for row in datadir.read(args.data) if row.labels["corpus"] == "librispeech"]
-    for name, ids in draw(rows).items():
+    by_corpus = defaultdict(list)
+    for row in datadir.read(args.data):
+        by_corpus[row.labels["corpus"]].append(row)
+    lists = draw(by_corpus["librispeech"])
+    mandarin = until_full(in_turn(speakers_of(by_corpus["speechocean762"])), MANDARIN)
+    common_voice = [row.id for row in by_corpus["commonvoice"]]
+    lists["accents"] = [*lists["train_1h"], *mandarin, *common_voice]
+    for name, ids in lists.items():
         atomic.write_text(args.out / f"{name}.txt", "".join(f"{key}\n" for key in sorted(ids)))
 
 
 def draw(rows: Sequence[Utterance]) -> dict[str, list[str]]:
-    """List -> ids of utterances."""
-    by_speaker = defaultdict(list)
-    for row in sorted(rows, key=lambda row: digest(row.id)):
-        by_speaker[row.speaker].append(row)
+    """List -> ids of utterances, of the rows of LibriSpeech."""
+    by_speaker = speakers_of(rows)
     single = sorted((own[0].id for own in by_speaker.values() if len(own) == 1), key=digest)
     held_out = single[:HELD_OUT]
     lists = {"dev_speakers": held_out}
     order = [row for row in in_turn(by_speaker) if row.id not in held_out]
     lists["train"] = [row.id for row in order]
     for name, seconds in SUBSETS.items():
-        lists[name] = []
-        for row in order:
-            if seconds <= 0:
-                break
-            lists[name].append(row.id)
-            seconds -= row.duration
+        lists[name] = until_full(order, seconds)
     lists["train_1h_few_rare"] = few_rare(order, SUBSETS["train_1h"])
     return lists
 
@@ -80,6 +82,25 @@ def few_rare(rows: Sequence[Utterance], seconds: float) -> list[str]:
     durations = {row.id: row.duration for row in rows}
     order = sorted(shares, key=lambda key: (shares[key], key))
     return until(order, durations, seconds / sum(durations.values()))
+
+
+def speakers_of(rows: Sequence[Utterance]) -> dict[str, list[Utterance]]:
+    """Speaker -> its utterances by the SHA-256 of the id."""
+    by_speaker = defaultdict(list)
+    for row in sorted(rows, key=lambda row: digest(row.id)):
+        by_speaker[row.speaker].append(row)
+    return by_speaker
+
+
+def until_full(rows: Iterable[Utterance], seconds: float) -> list[str]:
+    """The ids of the first rows that make up so many seconds."""
+    ids = []
+    for row in rows:
+        if seconds <= 0:
+            break
+        ids.append(row.id)
+        seconds -= row.duration
+    return ids
 
 
 def in_turn(by_speaker: Mapping[str, Sequence[Utterance]]) -> Iterator[Utterance]:

@@ -51,7 +51,7 @@ SETS = {
         for name in ("train", "train_1h", "train_10min", "train_1h_few_rare", "dev_speakers")
     },
     "study_dev": ("dev", "librispeech/dev.txt"),
-    "study_accents": ("train", None),
+    "study_accents": ("train", "studies/accents.txt"),
     "study_accents_dev": ("dev", None),
     "study_accents_commonvoice": ("test_commonvoice", None),
     "study_accents_speechocean762": ("test_speechocean762", None),

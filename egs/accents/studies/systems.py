@@ -212,10 +212,7 @@ ECHOTUNE = {
 
 QIFUSION = "conf/studies/train_accents_qifusion.yaml"
 ACCENT = "model.encoder.accent"
-RESCORED = {"rescoring": Decoding("conf/decode_rescoring.yaml"), "greedy": GREEDY}
-WITH_ACCENTS = dict(
-    weights=FRONT_END, train_set="study_accents", decodings=RESCORED, primary="rescoring"
-)
+WITH_ACCENTS = dict(weights=FRONT_END, train_set="study_accents")
 ACCENTS = {
     "conformer": System(
         config="conf/studies/train_accents.yaml", title="Conformer", **WITH_ACCENTS
