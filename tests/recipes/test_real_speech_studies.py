@@ -220,6 +220,20 @@ def test_a_speech_llm_takes_the_encoder_of_its_study_and_counts_words_on_noise(r
     assert "| unlimited | 1 |  |  | 33.33 |" in table
 
 
+def test_a_system_that_begins_with_the_weights_of_another_trains_that_first(recipe):
+    done = run(recipe, "echotune", "--systems", "plain", "adaptive64", "--seeds", "3")
+    assert done.returncode == 0, done.stderr
+    trained = [call for call in calls(recipe) if call.get("--stop-stage") == "3"]
+    tags = [call["--tag"] for call in trained]
+    assert list(dict.fromkeys(tags)) == [
+        f"echotune_{name}_s3" for name in ("reader", "plain", "adaptive64")
+    ]
+    for call in trained:
+        is_reader = "reader" in call["--tag"]
+        assert call.get("--init-from") == (None if is_reader else "exp/echotune_reader_s3")
+    assert all("--init-from" in call for call in calls(recipe) if call.get("--stage") == "4")
+
+
 def test_a_study_with_noise_needs_noises(recipe):
     command = [sys.executable, "studies/real_speech.py", "speech_llm", "--corpus", str(recipe)]
     done = subprocess.run(

@@ -10,7 +10,8 @@
 A row is one system with one seed: <results>/<study>/<system>-s<seed>.json, with the errors of every
 test utterance, frames and seconds of every set, the commands, commit, machine and CPU time. Rows
 that are there are skipped, and a training that was stopped goes on, so a study can be run again and
-again until it is complete. A system that takes over the encoder of another one trains that first.
+again until it is complete. A system that begins with the weights or the encoder of another one
+trains that first.
 
 --weights is a folder that holds whisper-base, whisper-tiny.en and gemma-3-270m as `transformers`
 saves them; by default they come from the hub. --lm-text is a file of sentences for systems that
@@ -163,9 +164,12 @@ def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dic
     if system.encoder is not None:
         changes, commands = with_encoder(args, system.encoder, study, seed)
     given = options(args, name, study, seed, changes)
+    if system.start is not None:
+        commands.append(train(args, options(args, system.start, study, seed)))
+        given += ["--init-from", f"exp/{tag_of(args, system.start, seed)}"]
     resumed = exp.exists()
     begun, cpu = time.monotonic(), used()
-    commands.append(recipe(args, *given, "--stage", "1", "--stop-stage", "3"))
+    commands.append(train(args, given))
     trained, trained_cpu = time.monotonic(), used()
     decodings, measured = {}, {}
     for key, decoding in system.decodings.items():
@@ -196,6 +200,11 @@ def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dic
         "measured": measured,
         "labels": accents(study.sets),
     }
+
+
+def train(args: argparse.Namespace, given: Sequence[str]) -> list[str]:
+    """Train a system unless it is trained; the command."""
+    return recipe(args, *given, "--stage", "1", "--stop-stage", "3")
 
 
 def tag_of(args: argparse.Namespace, name: str, seed: int) -> str:
@@ -233,7 +242,7 @@ def with_encoder(
     from asrtool.model_folder import Experiment
 
     given = options(args, name, study, seed)
-    commands = [recipe(args, *given, "--stage", "1", "--stop-stage", "3")]
+    commands = [train(args, given)]
     trained = Experiment.open(RECIPE / "exp" / tag_of(args, name, seed))
     system = study.systems[name]
     settings = load_decode(RECIPE / system.decodings[system.primary].config)

@@ -40,6 +40,7 @@ class System:
     vocab_size: int = 0
     tokenizer: str | None = None  # of unit hf: the language model on the hub
     encoder: str | None = None  # the system of the study whose encoder it takes over
+    start: str | None = None  # the system of the study whose weights it begins with
     title: str = ""
     small: bool = False  # trained in 40 minutes of two cores: --budget small
     against: str | None = None  # the system that it is compared with
@@ -152,15 +153,16 @@ KEYFRAMES = {
 }
 
 ECHO = "conf/studies/train_echo.yaml"
-TINY = dict(weights={"model.encoder.weights": TINY_EN})
-ATTENTION = "model.encoder.attention"
+READER = "conf/studies/train_echo_reader.yaml"
+TINY = dict(weights={"model.encoder.frontend.weights": TINY_EN})
+ATTENTION = "model.encoder.frontend.attention"
 # CTC 0.7 with class weights, focal CTC 0.3
 HYBRID = (
     "losses.ctc.weight=0.7",
     "losses.ctc.class_weights=inverse_frequency",
     "losses.focal={type: focal_ctc, weight: 0.3}",
 )
-# without an attention of their own: the loss alone is compared
+# whisper-tiny.en stays frozen: the loss alone is compared
 ECHO_LOSSES = {
     "ctc": ("CTC", (), None),
     "focal": ("focal CTC", ("losses={focal: {type: focal_ctc, weight: 1.0}}",), "ctc"),
@@ -172,13 +174,19 @@ ECHO_LOSSES = {
     "hybrid": ("class-weighted CTC 0.7, focal CTC 0.3", HYBRID, "ctc"),
 }
 ECHOTUNE = {
+    "reader": System(config=READER, title="whisper-tiny.en frozen, CTC", **TINY),
     "plain": System(
-        config="conf/studies/train_echo_baseline.yaml", title="whisper-tiny.en, CTC", **TINY
+        config="conf/studies/train_echo_baseline.yaml",
+        start="reader",
+        against="reader",
+        title="whisper-tiny.en, CTC",
+        **TINY,
     ),
     **{
         f"{mode}{window}": System(
             config=ECHO,
             changes=(f"{ATTENTION}.mode={mode}", f"{ATTENTION}.windows=[{window}]"),
+            start="reader",
             against="plain",
             title=f"Echo-MSA, {kind} windows of {window}",
             small=(mode, window) == ("adaptive", 64),
@@ -193,17 +201,18 @@ ECHOTUNE = {
     "gate_half": System(
         config=ECHO,
         changes=(f"{ATTENTION}.gate_fixed=0.5",),
+        start="reader",
         against="adaptive64",
         title="Echo-MSA, adaptive windows of 64, gate fixed at 0.5",
         **TINY,
     ),
     **{
         f"rare_{name}": System(
-            config="conf/studies/train_echo_baseline.yaml",
+            config=READER,
             changes=changes,
             train_set="study_train_1h_few_rare",
             against=other and f"rare_{other}",
-            title=f"{title}, few rare letters",
+            title=f"{title}, few rare letters, frozen",
             **TINY,
         )
         for name, (title, changes, other) in ECHO_LOSSES.items()
