@@ -147,14 +147,18 @@ def pack(content: Content, target: Path) -> dict:
     phase, train = trained.phase(decode.phase)
     weights = trained.weights(decode)
     model = trained.build(phase)
+    own = taken_over(train, model)
     left = left_out(content, model, train)
     names = {part: (known.repo, known.revision) for part, known in content.named.items()}
     names |= {base["part"]: (base["weights"], base["revision"]) for base in left}
     for part, name in names.items():
         train = dataclasses.replace(train, model=origins.renamed(train.model, part, *name))
+    if own:  # the weights of the folder have them
+        alone = dataclasses.replace(train.model, encoder_weights=None)
+        train = dataclasses.replace(train, model=alone)
     (target / "vocab").mkdir()
     fill(target, trained, dataclasses.replace(decode, phase=phase), {phase: train})
-    copy_weights(content, phase, model, weights, target / WEIGHTS)
+    copy_weights(content, phase, model, weights, target / WEIGHTS, own)
     if lm is not None:
         pack_language_model(lm, trained.folder / "vocab", target / LM)
     card = describe(content, phase, train, weights, model, target)
@@ -167,7 +171,8 @@ def left_out(content: Content, model: Model, train: TrainConfig) -> list[dict]:
     each of their files.
     """
     trained, whole = content.trained, isinstance(train.model, HybridConfig)
-    sources = {source["part"]: source for source in model.sources}
+    file = getattr(train.model, "encoder_weights", None)  # is packed: nobody else has it
+    sources = {source["part"]: source for source in model.sources if source["weights"] != file}
     if content.adapters_only and trained.packed and not trained.bases:
         raise UserError(
             f"{trained.folder} is packed with its base weights: give its experiment for "
@@ -229,17 +234,30 @@ def fill(
     )
 
 
-def copy_weights(content: Content, phase: str, model: Model, weights: Path, target: Path) -> None:
+def taken_over(train: TrainConfig, model: Model) -> frozenset[str]:
+    """Names of the tensors that checkpoints omit because they are in a file of another training,
+    `model.encoder_weights`.
+    """
+    file = getattr(train.model, "encoder_weights", None)
+    return frozenset() if file is None else model.pretrained & checkpoint.load(Path(file)).keys()
+
+
+def copy_weights(
+    content: Content, phase: str, model: Model, weights: Path, target: Path, own: frozenset[str]
+) -> None:
     """Copy the weights, with those of a frozen encoder, which checkpoints omit.
 
-    A speech LLM keeps reading its published weights from their own folder.
+    A speech LLM keeps reading its published weights from their own folder; `own` are the omitted
+    tensors that are not published.
     """
     hybrid = isinstance(content.trained.phase(phase)[1].model, HybridConfig)
-    if not model.pretrained or not hybrid or content.adapters_only or content.trained.bases:
+    if hybrid and not content.adapters_only and not content.trained.bases:
+        own = model.pretrained
+    if not own:
         shutil.copyfile(weights, target)
         return
     checkpoint.load_model(model, weights)
-    left, model.pretrained = model.pretrained, frozenset()
+    left, model.pretrained = model.pretrained, model.pretrained - own
     tensors = checkpoint.model_tensors(model)
     model.pretrained = left
     save_file({key: value.detach().contiguous() for key, value in tensors.items()}, target)

@@ -157,11 +157,6 @@ def check_parts(content: Content, train: TrainConfig) -> None:
                 f"the base weights of its {part} are in the local folder {config.weights}: give "
                 f"their name on the hub, --base {part}=user/model"
             )
-    if getattr(train.model, "encoder_weights", None) is not None:
-        raise UserError(
-            f"its encoder is in the local file {train.model.encoder_weights}: a model with "
-            "encoder_weights cannot be pushed"
-        )
 
 
 def publication(

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 from safetensors.torch import load_file, save_file
 
 import asrtool
-from asrtool.bin import decode, pack, recognize
+from asrtool.bin import decode, export_llm, pack, recognize, train
 from asrtool.errors import UserError
+from asrtool.recognizer import Recognizer
 from asrtool.trainer import records
 from tests import toy_experiment as toys
+from tests import toy_llm
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,21 @@ def test_nothing_is_overwritten_and_nothing_packed_twice(packed, toy, tmp_path, 
     source, out = (toy / "exp", packed) if what == "there" else (packed, tmp_path / "new")
     with pytest.raises(UserError, match="already exists|is a packed model already"):
         pack.main([str(source), "--out", str(out)])
+
+
+def test_a_speech_llm_keeps_the_encoder_that_it_took_over(tmp_path):
+    root, model = toy_llm.prepare(tmp_path), tmp_path / "model"
+    encoder = tmp_path / "encoder.safetensors"
+    train.main(toy_llm.arguments(root))
+    export_llm.main([str(root / "exp"), "--out", str(tmp_path / "parts")])
+    (tmp_path / "parts" / encoder.name).rename(encoder)
+    changes = f"model.encoder_weights={encoder} model.encoder_tuning.mode=frozen"
+    arguments = [*toy_llm.arguments(root), "--set", changes, "--exp", str(tmp_path / "taken")]
+    train.main(arguments)
+    trained = Recognizer.load(tmp_path / "taken").model.state_dict()
+    pack.main([str(tmp_path / "taken"), "--out", str(model)])
+    encoder.unlink()
+    packed = Recognizer.load(model).model.state_dict()
+    assert trained.keys() == packed.keys()
+    assert all(torch.equal(value, packed[name]) for name, value in trained.items())
+    assert str(tmp_path / "encoder") not in (model / "config.yaml").read_text()
