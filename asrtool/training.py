@@ -500,15 +500,30 @@ def with_non_speech(
 
 def validation_metrics(model: Model, tokenizer: tokenizers.Tokenizer) -> Metrics | None:
     """The metrics of validation besides the loss: error rates of the highest-ranking head that has
-    a greedy search, else the first head's own metrics; perplexity of a language model.
+    a greedy search, and the metrics that heads compute themselves; perplexity of a language model.
     """
     if isinstance(model, TextModel):
         return Perplexity(tokenizer)
     heads = ranked(model.heads)
-    for head in heads:
-        if (search := head.greedy_search()) is not None:
-            return ErrorRates(search, model, tokenizer)
-    return next((HeadMetrics(head) for head in heads if head.metrics), None)
+    own = [HeadMetrics(head) for head in heads if head.metrics]
+    searches = [search for head in heads if (search := head.greedy_search()) is not None]
+    rates = [ErrorRates(search, model, tokenizer) for search in searches[:1]]
+    return AllOf([*rates, *own]) if rates or own else None
+
+
+class AllOf:
+    """Several metrics as one."""
+
+    def __init__(self, parts: Sequence[ErrorRates | HeadMetrics]) -> None:
+        self._parts = parts
+        self.names = tuple(name for part in parts for name in part.names)
+
+    def __call__(
+        self, model: nn.Module, outputs: ModelOutput, batch: Batch
+    ) -> dict[str, tuple[float, float]]:
+        return {
+            name: sums for part in self._parts for name, sums in part(model, outputs, batch).items()
+        }
 
 
 class ErrorRates:
@@ -572,4 +587,4 @@ class Perplexity:
         return math.exp(min(negative_log_prob / tokens, LARGEST_EXPONENT))
 
 
-Metrics = ErrorRates | HeadMetrics | Perplexity
+Metrics = AllOf | Perplexity

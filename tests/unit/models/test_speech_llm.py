@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from asrtool.searchers import SEARCHERS, LlmBeamConfig
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
 from asrtool.trainer import checkpoint, optim
 from asrtool.trainer.optim import AdamWConfig
+from asrtool.training import validation_metrics
 from asrtool.tuning import EncoderTuning, Tuning, is_adapter
 from asrtool.types import Padded
 from tests import toy_llm
@@ -385,6 +387,8 @@ def test_ctc_on_the_adapter_needs_a_token_that_no_text_has(llm):
     assert model.blank == 0
     batch = toy_llm.batch(False)
     assert model(batch).head("ctc").data.shape[2] == 33
+    tokenizer = SimpleNamespace(tokens=[str(token) for token in range(33)], eos=model.eos)
+    assert validation_metrics(model, tokenizer).names == ("wer", "cer", "token_error")
     assert toy_llm.build(toy_llm.config(llm)).blank is None
 
 
