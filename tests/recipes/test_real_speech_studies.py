@@ -133,7 +133,8 @@ def test_every_command_of_a_study_names_what_exists(recipe, modules):
     text = recipe / "text.txt"
     text.write_text("A B\n")
     for name, study in modules["systems"].STUDIES.items():
-        done = run(recipe, name, "--seeds", "7", "--lm-text", str(text))
+        given = ("--systems", *study.systems, "--seeds", "7", "--lm-text", str(text))
+        done = run(recipe, name, *given)
         assert done.returncode == 0, done.stderr
         kept = {path.stem for path in (recipe.parents[1] / "docs/results" / name).glob("*.json")}
         assert kept == {f"{one}-s7" for one in study.systems}
@@ -179,6 +180,15 @@ def test_the_small_budget_has_one_system_in_each_study(modules):
         assert all(set(way.sets or ()) <= set(study.sets) for way in decodings(systems))
         assert all(one.against is None or one.against in systems for one in systems.values())
         assert all(system.primary in system.decodings for system in systems.values())
+
+
+def test_systems_that_need_a_gpu_are_a_budget_of_their_own(recipe, modules):
+    systems = modules["systems"].STUDIES["echotune"].systems
+    large = [name for name, system in systems.items() if system.large]
+    assert large and not any(systems[name].small for name in large)
+    assert run(recipe, "echotune", "--budget", "large").returncode == 0
+    kept = {path.stem for path in (recipe.parents[1] / "docs/results/echotune").glob("*.json")}
+    assert kept == {f"{name}-s0" for name in large}
 
 
 def test_accents_of_few_clips_are_one_class(recipe):

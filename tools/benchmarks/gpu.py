@@ -9,6 +9,8 @@ peers    12 layers of asrtool, and of ESPnet and SpeechBrain where they are inst
 kernels  aligned cross entropy, windowed attention and key frames
 loading  seconds of audio that the loader gives in a second, beside what the step eats
 search   encoding on the device, prefix beam search on the CPU, one after the other and side by side
+studies  the systems of the studies on real speech that need a GPU (egs/accents, --budget large);
+         the environment gives CORPORA and WEIGHTS, and the part goes on where it was stopped
 needs    what each part needs, in MB
 table    all figures so far
 """
@@ -430,6 +432,32 @@ def run_search(part: Part) -> None:
         part.figure(f"{what}, {round(audio)} s of audio", seconds, "s")
 
 
+# -- studies ---------------------------------------------------------------
+
+
+def run_studies(part: Part) -> None:
+    results = part.out.resolve() / "results"
+    command = [sys.executable, "studies/real_speech.py", "echotune", "--results", str(results)]
+    recipe = ROOT / "egs/accents"
+    if not part.tiny:  # a rehearsal trains nothing
+        subprocess.run(
+            [*command, "--budget", "large", "--ngpu", "1", *places()], cwd=recipe, check=True
+        )
+    subprocess.run([*command, "--table"], cwd=recipe, check=True)
+    part.figure("rows of the studies", len(list(results.rglob("*.json"))))
+
+
+def places() -> list[str]:
+    """The options of the studies that say where corpora and models are."""
+    given = {"--corpus": "CORPORA", "--weights": "WEIGHTS"}
+    if unset := [name for name in given.values() if not os.environ.get(name)]:
+        raise SystemExit(
+            f"{' and '.join(unset)} of the environment: give the folders that "
+            "egs/accents/studies/real_speech.py calls --corpus and --weights"
+        )
+    return [word for option, name in given.items() for word in (option, os.environ[name])]
+
+
 # -- all of it -------------------------------------------------------------
 
 
@@ -489,6 +517,7 @@ PARTS = {
     "kernels": Kind(run_kernels, 8000),
     "loading": Kind(run_loading, 0, 500),
     "search": Kind(run_search, 6000),
+    "studies": Kind(run_studies, 20000, 2000),
 }
 
 

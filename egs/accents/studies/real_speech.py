@@ -16,7 +16,8 @@ trains that first.
 --weights is a folder that holds whisper-base, whisper-tiny.en and gemma-3-270m as `transformers`
 saves them; by default they come from the hub. --lm-text is a file of sentences for systems that
 decode with an n-gram model, --noise the noises of a study that counts insertions. --budget small
-trains the one system of the study that takes 40 minutes of two cores.
+trains the one system of the study that takes 40 minutes of two cores, --budget large those that
+need a GPU.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(rows.table(args.results / args.study, study))
         return
     names = args.systems or [
-        name for name, system in study.systems.items() if system.small or args.budget == "full"
+        name
+        for name, system in study.systems.items()
+        if (system.large if args.budget == "large" else not system.large)
+        and (system.small or args.budget != "small")
     ]
     prepare(args)
     for seed in args.seeds:
@@ -88,7 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("study", choices=STUDIES)
     options.add_argument("--systems", nargs="+", help="some of the study (default: all)")
     options.add_argument("--seeds", nargs="+", type=int, default=[0], help="a training for each")
-    options.add_argument("--budget", choices=("full", "small"), default="full")
+    options.add_argument("--budget", choices=("full", "small", "large"), default="full")
     options.add_argument("--corpus", type=Path, help="as of run.sh")
     options.add_argument("--weights", type=Path, help="folder of pre-trained models")
     options.add_argument("--lm-text", type=Path, help="sentences for the n-gram model")

@@ -43,6 +43,7 @@ class System:
     start: str | None = None  # the system of the study whose weights it begins with
     title: str = ""
     small: bool = False  # trained in 40 minutes of two cores: --budget small
+    large: bool = False  # needs a GPU: --budget large, and in no other
     against: str | None = None  # the system that it is compared with
     primary: str = "greedy"  # decoding of the comparison
 
@@ -173,6 +174,13 @@ ECHO_LOSSES = {
     ),
     "hybrid": ("class-weighted CTC 0.7, focal CTC 0.3", HYBRID, "ctc"),
 }
+LARGE = dict(
+    weights=FRONT_END,
+    train_set="study_train",
+    start="base_reader",
+    large=True,
+)
+BASE_SIZE = "model.encoder.frontend.size=base"
 ECHOTUNE = {
     "reader": System(config=READER, title="whisper-tiny.en frozen, CTC", **TINY),
     "plain": System(
@@ -217,6 +225,26 @@ ECHOTUNE = {
         )
         for name, (title, changes, other) in ECHO_LOSSES.items()
     },
+    "base_reader": System(
+        config=READER,
+        changes=(BASE_SIZE,),
+        title="whisper-base frozen, CTC, 3.4 hours",
+        **LARGE | {"start": None},
+    ),
+    "base_plain": System(
+        config="conf/studies/train_echo_baseline.yaml",
+        changes=(BASE_SIZE,),
+        against="base_reader",
+        title="whisper-base, CTC, 3.4 hours",
+        **LARGE,
+    ),
+    "base_adaptive64": System(
+        config=ECHO,
+        changes=(BASE_SIZE,),
+        against="base_plain",
+        title="whisper-base, Echo-MSA, adaptive windows of 64, 3.4 hours",
+        **LARGE,
+    ),
 }
 
 QIFUSION = "conf/studies/train_accents_qifusion.yaml"

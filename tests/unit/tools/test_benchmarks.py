@@ -202,6 +202,7 @@ def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:
     eaten = [line["value"] for line in lines if line["what"] == "step of 15 s of audio eats"]
     assert eaten == [values["step", "step of 15 s of audio: audio"]]
     assert values["search", "side by side, 15 s of audio"] > 0
+    assert values["studies", "rows of the studies"] == 0
     assert "search   side by side, 15 s of audio" in done.stdout
     assert done.stdout.index("disk, MB") < done.stdout.index("== tests")
 
