@@ -80,6 +80,13 @@ for name in ("noise_train", "noise_eval"):
     folder.mkdir(exist_ok=True)
     (folder / "text").write_text("1-1\\n2-1\\n")
 """
+DEGRADE = """
+import shutil
+import sys
+
+for name in ("snr20", "snr10", "snr0", "room"):
+    shutil.copytree(sys.argv[2], f"{sys.argv[2]}_{name}", dirs_exist_ok=True)
+"""
 
 
 @pytest.fixture
@@ -101,6 +108,9 @@ def recipe(tmp_path):
     other = recipe.parent / "librispeech"
     (other / "local").mkdir(parents=True)
     (other / "local/prepare_noise.py").write_text(NOISE)
+    degrade = recipe.parent / "aishell1/studies/noisy_sets.py"
+    degrade.parent.mkdir(parents=True)
+    degrade.write_text(DEGRADE)
     (other / "conf").symlink_to(ROOT / "egs/librispeech/conf")
     (recipe / "run.sh").write_text(RUN)
     (recipe / "run.sh").chmod(0o755)
@@ -166,6 +176,9 @@ def test_a_row_says_what_was_run_and_is_measured_once(recipe):
     assert "is there" in done.stdout and len(calls(recipe)) == before + 1  # stage 0 alone
     table = run(recipe, "keyframes", "--table").stdout
     assert "| key frames, AXE | aligned | 1 | 33.33 | 33.33 | 33.33 |" in table
+    # 20 frames, "A B" and "C"
+    rates, frames = " | ".join(["33.33"] * 5), " | ".join(["5.00"] * 5)
+    assert f"| key frames, AXE | {rates} | {frames} |" in table
 
 
 def decodings(systems):
@@ -211,7 +224,7 @@ def test_a_speech_llm_takes_the_encoder_of_its_study_and_counts_words_on_noise(r
         assert call["--extra-sets"] == "noise_train noise_eval"
         if call["--unit"] == "hf":
             assert call["--tokenizer"] == "google/gemma-3-270m"
-            path = "exp/speech_llm_ctc_s0/train/average-3.safetensors"
+            path = "exp/speech_llm_ctc_s0/train/average-1.safetensors"
             assert {phase.model.encoder_weights for phase in phases.values()} == {path}
             assert {phase.model.encoder_vocab_size for phase in phases.values()} == {7}
             assert (call["--train-set"], "noise_train") == tuple(

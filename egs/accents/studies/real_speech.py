@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (system.large if args.budget == "large" else not system.large)
         and (system.small or args.budget != "small")
     ]
-    prepare(args)
+    prepare(args, study)
     for seed in args.seeds:
         for name in names:
             path = args.results / args.study / f"{name}-s{seed}.json"
@@ -134,7 +134,7 @@ def recipe(args: argparse.Namespace, *options: str) -> list[str]:
     return command
 
 
-def prepare(args: argparse.Namespace) -> None:
+def prepare(args: argparse.Namespace, study: Study) -> None:
     """The sets of the studies in `data`."""
     recipe(args, "--stop-stage", "0")
     for name, (source, listing) in SETS.items():
@@ -149,6 +149,9 @@ def prepare(args: argparse.Namespace) -> None:
         script = [sys.executable, "../librispeech/local/prepare_noise.py"]
         command = [*script, "--corpus", str(args.noise), "--out", "data"]
         subprocess.run(command, cwd=RECIPE, check=True)
+    if study.degraded is not None:
+        script = [sys.executable, "../aishell1/studies/noisy_sets.py"]
+        subprocess.run([*script, "--data", f"data/{study.degraded}"], cwd=RECIPE, check=True)
     for target in (RECIPE / "data" / name for name in SETS if name.startswith("study_accents")):
         merge_accents(target / "utt2accent")
 
@@ -203,6 +206,7 @@ def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dic
         "decodings": decodings,
         "measured": measured,
         "labels": accents(study.sets),
+        "letters": {name: letters(name) for name in study.speech},
     }
 
 
@@ -296,6 +300,11 @@ def errors(folder: Path, name: str) -> dict[str, list[int]]:
     hypotheses = read_transcripts(folder / "text")
     pairs = [(split(norm(text)), split(norm(hypotheses[key]))) for key, text in references.items()]
     return dict(zip(references, count_pairs(pairs).tolist(), strict=True))
+
+
+def letters(name: str) -> int:
+    """Of the reference, spaces between words included: the tokens of unit char."""
+    return sum(map(len, read_transcripts(RECIPE / "data" / name / "text").values()))
 
 
 def sums(hypotheses: Path) -> dict[str, float]:

@@ -145,13 +145,20 @@ def contrast(
 
 
 def table(folder: Path, study: Study) -> str:
-    """Markdown: a line for each system and decoding that has rows."""
+    """Markdown: a line for each system and decoding that has rows; below, the degraded copies of a
+    test set.
+    """
+    measured = {name: read(folder, name) for name in study.systems}
+    text = main_table(measured, study)
+    return text if study.degraded is None else f"{text}\n\n{degraded_table(measured, study)}"
+
+
+def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
     label = "test, mean over accents" if study.macro else "test, pooled"
     heads = ["system", "decoding", "seeds", "dev", label, *study.beside]
     heads += ["words a minute of noise", "rows a second", "decoding, CPU seconds"] * study.noise
     heads += ["against", "points", "95 %", "CPU minutes"]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    measured = {name: read(folder, name) for name in study.systems}
     for name, system in study.systems.items():
         chosen = list(measured[name].values())
         for decoding in chosen[0]["decodings"] if chosen else ():
@@ -169,6 +176,32 @@ def table(folder: Path, study: Study) -> str:
             minutes = np.mean([row["train_cpu_seconds"] / 60 for row in chosen])
             cells.append(f"{minutes:.0f}")
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def degraded_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
+    """Markdown: word error rate and searched frames for each letter of the reference, of a test set
+    as it is, with noise, and in a room.
+    """
+    sets = (study.degraded, *study.conditions)
+    names = ("clean", *(name.removeprefix(f"{study.degraded}_") for name in study.conditions))
+    heads = [
+        "system",
+        *(f"{name}: WER" for name in names),
+        *(f"{name}: frames a letter" for name in names),
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for name, system in study.systems.items():
+        if not (chosen := list(measured[name].values())):
+            continue
+        rates = [errors_of(chosen, system.primary, [one]).rate for one in sets]
+        frames = [
+            sum(row["measured"][system.primary]["sets"][one]["frames"] for row in chosen)
+            / sum(row["letters"][one] for row in chosen)
+            for one in sets
+        ]
+        cells = [system.title or name, *(f"{value:.2f}" for value in (*rates, *frames))]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

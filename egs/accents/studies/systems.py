@@ -14,6 +14,8 @@ TINY_EN = "whisper-tiny.en"
 
 # sets of noise beside those of `data`: to train with, and to count insertions on
 NOISES = ("noise_train", "noise_eval")
+# as ../aishell1/studies/noisy_sets.py calls the copies of a set: dB of noise; reverberation
+CONDITIONS = ("snr20", "snr10", "snr0", "room")
 
 
 class Decoding(NamedTuple):
@@ -58,10 +60,19 @@ class Study:
     beside: tuple[str, ...] = ("test_speechocean762",)
     macro: bool = False  # tests: the mean over accents instead of pooled
     noise: bool = False  # insertions are counted on noise
+    # a test set that is also decoded with noise and in a room, and how many frames are searched
+    degraded: str | None = None
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The degraded copies of the test set."""
+        return (
+            () if self.degraded is None else tuple(f"{self.degraded}_{one}" for one in CONDITIONS)
+        )
 
     @property
     def speech(self) -> tuple[str, ...]:
-        return (*self.dev, *self.tests, *self.beside)
+        return (*self.dev, *self.tests, *self.beside, *self.conditions)
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -343,17 +354,19 @@ def rows_of(encoder: str, rate: int, kernel: int, title: str, *more: str, **othe
 SPEECH_LLM = {
     "ctc": System(
         config="conf/studies/train_keyframe_baseline.yaml",
+        changes=("trainer.epochs=12",),
         weights=FRONT_END,
         title="the encoder alone, CTC on letters",
     ),
     "ctc_tiny": System(
         config="conf/studies/train_keyframe_baseline.yaml",
         weights={"model.encoder.frontend.weights": TINY_EN},
-        changes=("model.encoder.frontend.size=tiny",),
+        changes=("model.encoder.frontend.size=tiny", "trainer.epochs=12"),
         title="the encoder alone, on whisper-tiny.en",
     ),
     "axe": System(
         config=KEYFRAME,
+        changes=("phases.base.trainer.epochs=9",),
         weights=FRONT_END,
         decodings={"aligned": ALIGNED},
         primary="aligned",
@@ -394,7 +407,7 @@ SPEECH_LLM = {
 
 STUDIES: dict[str, Study] = {
     "recogniser": Study(systems=RECOGNISER),
-    "keyframes": Study(systems=KEYFRAMES),
+    "keyframes": Study(systems=KEYFRAMES, degraded="test_librispeech"),
     "echotune": Study(systems=ECHOTUNE),
     "accents": Study(
         systems=ACCENTS,
