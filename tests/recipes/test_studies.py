@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asrtool.bin import decode
 from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from tests import toy_experiment, toy_qifusion
 from tests.recipes.conftest import ROOT, run_in
 
 STUDIES = ROOT / "egs" / "kespeech" / "studies"
+ACCENTS = ROOT / "egs" / "accents" / "studies"
 
 
-def tool(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
-    monkeypatch.syspath_prepend(str(STUDIES))
+def tool(
+    monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object, folder: Path = STUDIES
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(STUDIES / f"{name}.py"), run_name="__main__")
+    runpy.run_path(str(folder / f"{name}.py"), run_name="__main__")
 
 
 def write_score(folder: Path, rate: float, accuracy: float) -> None:
@@ -179,6 +183,23 @@ def test_probes_name_the_accent_of_a_toy(tmp_path, monkeypatch, capsys):
         if line.startswith("| ")
     ][2:]
     assert len(rows) == 3 and all(float(row[1]) > 80 for row in rows)  # two pitches are easy
+
+
+@pytest.mark.slow
+def test_probes_after_each_layer_beside_the_spectrum(tmp_path, monkeypatch, capsys):
+    toy = toy_qifusion.make(tmp_path)
+    given = ["--exp", toy / "exp", "--config", toy / "decode_rescoring.yaml"]
+    places = ["--data", toy / "dump/test", "--out", toy / "exp/greedy/test"]
+    decode.main([str(word) for word in (*given, *places)])
+    sets = ["--train", toy / "dump/train", "--test", toy / "dump/test"]
+    tool(monkeypatch, "accent_probes", "--exp", toy / "exp", *sets, folder=ACCENTS)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rates = {line.split("|")[1].strip(): float(line.split("|")[3]) for line in lines[2:]}
+    assert rates["the most frequent accent"] == 50
+    # two pitches are easy
+    known = {"mean log-mel spectrum", "layer 1", "layer 2", "accent embedding G", "accent head"}
+    assert known | {"the most frequent accent", "fused frames M"} == rates.keys()
+    assert all(rates[name] > 80 for name in known)
 
 
 @pytest.mark.slow

@@ -90,7 +90,13 @@ def means(recognizer: Recognizer, folder: Path, label: str) -> dict[str, np.ndar
 
 
 def accuracy(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: str) -> float:
-    """Test accuracy of a logistic regression; its weight decay is selected on held-out speakers."""
+    return float((classified(train, test, name) == test["label"]).mean())
+
+
+def classified(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Labels (N,) of the test set by a logistic regression; its weight decay is selected on
+    held-out speakers.
+    """
     speakers = np.unique(train["speaker"])
     held_out = np.isin(train["speaker"], speakers[::5])
     values = np.unique(train["label"])
@@ -104,8 +110,7 @@ def accuracy(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: st
             == index["train"][held_out]
         ).mean(),
     )
-    predictions = fit(train[name], index["train"], len(values), best)(test[name])
-    return float((values[predictions] == test["label"]).mean())
+    return values[fit(train[name], index["train"], len(values), best)(test[name])]
 
 
 def fit(inputs: np.ndarray, labels: np.ndarray, classes: int, decay: float):
