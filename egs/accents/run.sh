@@ -31,12 +31,17 @@ settings() {
   fi
 }
 
-stage_score() {                               # only by the labels that a set has: LibriSpeech has no accents
+has_label() {                                 # <set> <label>
+  local folder=$data/$1
+  [[ -e $folder/spk2$2 ]] || { [[ -e $folder/utt2$2 ]] && [[ $(wc -l < "$folder/utt2$2") == $(wc -l < "$folder/text") ]]; }
+}
+
+stage_score() {                               # only by the labels that all of a set has: LibriSpeech has no accents
   local asked=$group_by sets=$test_sets split label
   for split in $sets; do
     group_by=
     for label in ${asked//,/ }; do
-      if [[ $dry_run == true || -e $data/$split/utt2$label || -e $data/$split/spk2$label ]]; then group_by+=${group_by:+,}$label; fi
+      if [[ $dry_run == true ]] || has_label "$split" "$label"; then group_by+=${group_by:+,}$label; fi
     done
     group_by=${group_by:-none} test_sets=$split
     default_score

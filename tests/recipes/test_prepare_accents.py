@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -214,3 +217,27 @@ def test_the_same_corpus_gives_the_same_bytes(official: Path, lists: Path, tmp_p
     for name in ("one", "two"):
         prepare(official, tmp_path / name, lists)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_set_is_scored_by_accent_if_all_of_it_has_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "egs/accents"
+    recipe.mkdir(parents=True)
+    shutil.copy(RECIPE / "run.sh", recipe)
+    (recipe / "conf").symlink_to(RECIPE / "conf")
+    for name in ("utils", "asrtool"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    texts = ["a-1 THE WORDS", "b-1 OTHER WORDS"]
+    for name, labels in (("mixed", ["a-1 us"]), ("all", ["a-1 us", "b-1 england"])):
+        lines(recipe / f"data/{name}/text", texts)
+        lines(recipe / f"data/{name}/utt2spk", ["a-1 a", "b-1 b"])
+        lines(recipe / f"data/{name}/utt2accent", labels)
+        lines(recipe / f"exp/toy/decode_greedy/{name}/text", texts)
+    (recipe / "exp/toy/config.yaml").write_text("phases:\n  train:\n    seed: 0\n")
+    command = ["./run.sh", "--stage", "5", "--tag", "toy", "--test-sets", "mixed all"]
+    done = subprocess.run(command, cwd=recipe, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    scores = [
+        json.loads((recipe / f"exp/toy/decode_greedy/{name}/score.json").read_text())
+        for name in ("mixed", "all")
+    ]
+    assert ["accent" in score["groups"] for score in scores] == [False, True]
