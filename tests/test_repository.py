@@ -54,7 +54,7 @@ LAYERS = {
         "torchaudio_adapter",
         "tuning",
     },
-    "decoders": {"decoders", "types", "registry", "nn"},
+    "decoders": {"decoders", "types", "registry", "nn", "compiled"},
     "heads": {"heads", "types", "registry", "decoders"},
     "losses": {"losses", "types", "registry"},
     "models": {

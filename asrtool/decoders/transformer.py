@@ -8,19 +8,20 @@ One loop over the layers serves training (all tokens at once, causal mask), sear
 of each beam, its past in the cache) and rescoring (every prefix of an n-best list once). In the
 last two, the tokens of an utterance form a tree, and a mask lets each see its ancestors. So beams
 share their past, reordering beams copies no cache, and frames are projected to keys and values once
-per utterance.
+per utterance. On a CPU, a step of a search is the same in machine code (step.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asrtool.decoders import step
 from asrtool.decoders.base import DECODERS, Decoder
 from asrtool.nn.attention import GrowingKeyValue
 from asrtool.nn.masks import attention_mask, causal_mask
@@ -54,6 +55,7 @@ class DecoderState:
     memory_mask: Tensor  # (B, 1, 1, S)
     seen: Tensor  # (B, beam, K) bool: the nodes on each beam's prefix
     pruned: int = 0  # K when nodes of dead beams were last removed
+    weights: step.Weights | None = None  # where a step is machine code
 
 
 @DECODERS.register("transformer", TransformerDecoderConfig)
@@ -85,7 +87,8 @@ class TransformerDecoder(Decoder):
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         mask = attention_mask(Padded(tokens, lengths).mask, causal_mask(positions, positions))
         memory_mask, layers = self._read(encoded)
-        return Padded(self._layers(tokens, positions, mask, memory_mask, layers)[0], lengths)
+        x, _ = self._layers(self._embed(tokens, positions), mask, memory_mask, layers)
+        return Padded(self._logits(x), lengths)
 
     def sequence_scores(self, encoded: EncoderOutput, targets: Padded) -> Tensor:
         """targets (B * n, U) -> (B * n,) float64 log-probabilities of the sequences with eos.
@@ -136,7 +139,8 @@ class TransformerDecoder(Decoder):
         positions = torch.tensor([tree.padded(tree.depths, size) for tree in trees], device=device)
         seen = torch.stack([tree.seen(size) for tree in trees]).to(device)
         memory_mask, layers = self._read(encoded)
-        logits, _ = self._layers(tokens, positions, seen[:, None], memory_mask, layers)
+        x = self._embed(tokens, positions)
+        logits = self._logits(self._layers(x, seen[:, None], memory_mask, layers)[0])
         # Logits (B, K, V): node k predicts its successor. The steps of all sequences in one list:
         # the utterance, the node before the step, and the token (or eos) after it.
         steps = [(row, *step) for row, tree in enumerate(trees) for step in tree.steps]
@@ -157,13 +161,19 @@ class TransformerDecoder(Decoder):
 
     def start(self, encoded: EncoderOutput, beam: int) -> DecoderState:
         memory_mask, layers = self._read(encoded)
-        layers = tuple(
-            DecoderLayerCache(GrowingKeyValue.empty(layer.memory), layer.memory) for layer in layers
-        )
         nothing = torch.zeros(
             (len(memory_mask), beam, 0), dtype=torch.bool, device=memory_mask.device
         )
-        return DecoderState(layers, memory_mask, nothing)
+        weights = None
+        if not self.training and step.suits(encoded.frames.data, len(memory_mask) * beam):
+            weights = self._weights()
+        memories = [
+            layer.memory if weights is None else step.by_head(layer.memory) for layer in layers
+        ]
+        layers = tuple(
+            DecoderLayerCache(GrowingKeyValue.empty(memory), memory) for memory in memories
+        )
+        return DecoderState(layers, memory_mask, nothing, weights=weights)
 
     def score(
         self, prefixes: Tensor, state: DecoderState, candidates: Tensor | None = None
@@ -181,13 +191,16 @@ class TransformerDecoder(Decoder):
         seen = torch.cat([state.seen, itself], 2)
         positions = torch.full((1, 1), prefixes.shape[1] - 1, device=prefixes.device)
         # the beams of an utterance are one sequence of `beam` queries over its tree
-        newest = prefixes[:, -1].view(utterances, beam)
-        logits, layers = self._layers(
-            newest, positions, seen[:, None], state.memory_mask, state.layers
-        )
-        log_probs = logits.flatten(0, 1).float().log_softmax(-1)
+        x = self._embed(prefixes[:, -1].view(utterances, beam), positions)
+        if state.weights is None:
+            x, layers = self._layers(x, seen[:, None], state.memory_mask, state.layers)
+            logits = self._logits(x).flatten(0, 1)
+        else:
+            lengths = state.memory_mask[:, 0, 0].sum(1)
+            logits, layers = step.advance(x, seen, lengths, state.layers, state.weights)
+        log_probs = logits.float().log_softmax(-1)
         log_probs = log_probs if candidates is None else log_probs.gather(1, candidates)
-        return log_probs, DecoderState(layers, state.memory_mask, seen, state.pruned)
+        return log_probs, replace(state, layers=layers, seen=seen)
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
         """rows (N',): utterances may be dropped as a whole; a beam never leaves its utterance.
@@ -202,9 +215,8 @@ class TransformerDecoder(Decoder):
                 memory_mask[utterances],
             )
         seen = state.seen.flatten(0, 1)[rows].unflatten(0, (-1, beam))
-        if seen.shape[2] >= state.pruned + PRUNED * beam:
-            return _pruned(layers, memory_mask, seen)
-        return DecoderState(layers, memory_mask, seen, state.pruned)
+        state = replace(state, layers=layers, memory_mask=memory_mask, seen=seen)
+        return _pruned(state) if seen.shape[2] >= state.pruned + PRUNED * beam else state
 
     # -- shared by training, search and rescoring -----------------------------
 
@@ -213,49 +225,63 @@ class TransformerDecoder(Decoder):
         memory_mask = attention_mask(encoded.frames.mask)
         return memory_mask, tuple(layer.init_cache(encoded.frames.data) for layer in self.layers)
 
-    def _layers(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        memory_mask: Tensor,
-        caches: tuple[DecoderLayerCache, ...],
-    ) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
-        """tokens (N, U), positions (N or 1, U or 1), mask (N, 1, U, K) -> (N, U, V), caches."""
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """tokens (N, U), positions (N or 1, U or 1) -> (N, U, D)."""
         sinusoids = torch.view_as_real(
             rotations(positions, self.embedding.embedding_dim // 2)
         ).flatten(-2)[:, 0]
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5 + sinusoids
-        x = self.dropout(x)
+        return self.dropout(x)
+
+    def _layers(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        memory_mask: Tensor,
+        caches: tuple[DecoderLayerCache, ...],
+    ) -> tuple[Tensor, tuple[DecoderLayerCache, ...]]:
+        """x (N, U, D), mask (N, 1, U, K) -> (N, U, D), caches."""
         following = []
         for layer, cache in zip(self.layers, caches, strict=True):
             x, cache = layer(x, mask, memory_mask, cache)
             following.append(cache)
-        weight = self.embedding.weight if self.output_weight is None else self.output_weight
-        return F.linear(self.norm(x), weight, self.output_bias), tuple(following)
+        return x, tuple(following)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """(N, U, D) -> (N, U, V)."""
+        return F.linear(self.norm(x), self._output_weight(), self.output_bias)
+
+    def _output_weight(self) -> Tensor:
+        return self.embedding.weight if self.output_weight is None else self.output_weight
+
+    def _weights(self) -> step.Weights | None:
+        """Parameters for machine code; None if a layer is not what that computes."""
+        layers = tuple(map(step.layer_weights, self.layers))
+        output = step.Affine(step.array(self._output_weight()), step.array(self.output_bias))
+        if None in layers:
+            return None
+        return step.Weights(layers, step.affine(self.norm), self.norm.eps, output)
 
 
-def _pruned(
-    layers: tuple[DecoderLayerCache, ...], memory_mask: Tensor, seen: Tensor
-) -> DecoderState:
+def _pruned(state: DecoderState) -> DecoderState:
     """The state without the nodes that no beam sees any more, if there are many of them.
 
     All utterances keep as many nodes as the one with the most, so that (B, K) stays rectangular.
     """
+    seen = state.seen
     alive = seen.any(1)  # (B, K)
     most = int(alive.sum(1).max())
     if most > FEW_ALIVE * seen.shape[2]:
-        return DecoderState(layers, memory_mask, seen, seen.shape[2])
+        return replace(state, pruned=seen.shape[2])
     # a stable sort: live nodes come first, in order; shorter rows keep some dead ones, which no
     # beam sees
     kept = (~alive).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
     layers = tuple(
         DecoderLayerCache(GrowingKeyValue.of(layer.prefix.gather(kept)), layer.memory)
-        for layer in layers
+        for layer in state.layers
     )
-    return DecoderState(
-        layers, memory_mask, seen.gather(2, kept[:, None].expand(-1, seen.shape[1], -1)), most
-    )
+    seen = seen.gather(2, kept[:, None].expand(-1, seen.shape[1], -1))
+    return replace(state, layers=layers, seen=seen, pruned=most)
 
 
 class PrefixTree:

@@ -105,19 +105,21 @@ class GrowingKeyValue(KeyValue):
         return cls(full.key, full.value, Room(full.key, full.value, full.key.shape[2]))
 
     def append(self, new: KeyValue) -> GrowingKeyValue:
+        used, grown = self.key.shape[2], self.extend(new.key.shape[2])
+        grown.key[:, :, used:], grown.value[:, :, used:] = new.key, new.value
+        return grown
+
+    def extend(self, count: int) -> GrowingKeyValue:
+        """With `count` more keys and values, for the caller to write."""
         room, used = self.room, self.key.shape[2]
-        total = used + new.key.shape[2]
-        # The room after these keys is taken by another `append`, or too small: move to a buffer
+        total = used + count
+        # The room after these keys is taken by another `extend`, or too small: move to a buffer
         # twice as large as needed, so that a key is copied O(1) times on average.
         if room.used != used or total > room.key.shape[2]:
-            shape = (*new.key.shape[:2], 2 * total, new.key.shape[3])
-            room = Room(new.key.new_empty(shape), new.value.new_empty(shape), used)
+            shape = (*self.key.shape[:2], 2 * total, self.key.shape[3])
+            room = Room(self.key.new_empty(shape), self.value.new_empty(shape), used)
             room.key[:, :, :used], room.value[:, :, :used] = self.key, self.value
-        room.key[:, :, used:total], room.value[:, :, used:total], room.used = (
-            new.key,
-            new.value,
-            total,
-        )
+        room.used = total
         return GrowingKeyValue(room.key[:, :, :total], room.value[:, :, :total], room)
 
     def take(self, rows: Tensor) -> GrowingKeyValue:
