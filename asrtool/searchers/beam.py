@@ -20,6 +20,8 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import isnan
 from typing import Any
 
 import torch
@@ -129,6 +131,15 @@ class Extensions:
     parts: Tensor
     parents: Tensor  # beam index of the extended prefix
     tokens: Tensor
+
+    @cached_property
+    def ranked(self) -> list[list[tuple[float, int, int]]]:
+        """(score, parent, token) of each, on the host: the device is read once a step."""
+        columns = torch.stack([self.scores, self.parents.double(), self.tokens.double()], 2)
+        return [
+            [(score, int(parent), int(token)) for score, parent, token in row]
+            for row in columns.tolist()
+        ]
 
 
 @SEARCHERS.register("attention_beam", AttentionBeamConfig)
@@ -289,7 +300,8 @@ class Beam(Searcher):
         # (B, beam, K)
         utterances, beam = live.scores.shape
         scores = (parts * parts.new_tensor(self.weights)).sum(2)
-        scores = scores + self.config.constraints.length_bonus * (tokens != self.model.eos).double()
+        if bonus := self.config.constraints.length_bonus:
+            scores = scores + bonus * (tokens != self.model.eos).double()
         scores = (
             scores.masked_fill(~possible, -INF).view(utterances, beam, -1) + live.scores[:, :, None]
         )
@@ -306,19 +318,24 @@ class Beam(Searcher):
 
     def _finish(self, live: Live, extensions: Extensions, finished: list[list[Hypothesis]]) -> None:
         """Collect finished hypotheses: ends among the best `beam` extensions of an utterance."""
-        beam = self.config.beam
-        # topk ranks NaN above every number, so the first column shows whether there is any
-        if extensions.scores[:, 0].isnan().any():
-            raise ValueError(
-                f"beam search: a scorer ({', '.join(self.names)}) gave NaN; check the model and "
-                "its input"
-            )
-        is_end = (extensions.tokens == self.model.eos) & (extensions.scores > -INF)
-        blocks, ranks = is_end[:, :beam].nonzero(as_tuple=True)
+        eos, ends = self.model.eos, []
+        for block, row in enumerate(extensions.ranked):
+            # topk ranks NaN above every number, so the first shows whether there is any
+            if isnan(row[0][0]):
+                raise ValueError(
+                    f"beam search: a scorer ({', '.join(self.names)}) gave NaN; check the model "
+                    "and its input"
+                )
+            for rank, (score, parent, token) in enumerate(row[: self.config.beam]):
+                if token == eos and score > -INF:
+                    ends.append((block, rank, block * self.config.beam + parent, score))
+        if not ends:
+            return
+        blocks, ranks, rows, scores = map(list, zip(*ends, strict=True))
         ended = zip(
-            blocks.tolist(),
-            live.prefixes[blocks * beam + extensions.parents[blocks, ranks], 1:].tolist(),
-            extensions.scores[blocks, ranks].tolist(),
+            blocks,
+            live.prefixes[rows, 1:].tolist(),
+            scores,
             extensions.parts[blocks, ranks].tolist(),
             strict=True,
         )
@@ -330,7 +347,7 @@ class Beam(Searcher):
                 parts=dict(zip(self.names, parts, strict=True)),
             )
             insort(hypotheses, hypothesis, key=lambda other: -other.score)
-            del hypotheses[beam:]
+            del hypotheses[self.config.beam :]
 
     def _advance(
         self,
@@ -340,33 +357,30 @@ class Beam(Searcher):
         finished: list[list[Hypothesis]],
     ) -> Live | None:
         """The best `beam` extensions that do not end, without the utterances that are done."""
-        beam, device = self.config.beam, live.prefixes.device
-        is_end = extensions.tokens == self.model.eos
-        # a stable sort moves ends to the back and keeps the others best first
-        kept = is_end.to(torch.int8).argsort(dim=1, stable=True)[:, :beam]
-        scores = extensions.scores.masked_fill(is_end, -INF).gather(1, kept)
-        num_tokens = live.prefixes.shape[1]
-        going = [
-            block
-            for block, (utterance, best) in enumerate(
-                zip(live.utterances, scores[:, 0].tolist(), strict=True)
-            )
-            if self._is_open(best, num_tokens, limits[utterance], finished[utterance])
-        ]
+        beam, device, num_tokens = self.config.beam, live.prefixes.device, live.prefixes.shape[1]
+        # of each utterance that goes on: its block, and the ranks of its next prefixes, best first
+        going: list[int] = []
+        kept: list[list[int]] = []
+        for block, utterance in enumerate(live.utterances):
+            row = extensions.ranked[block]
+            others = [rank for rank, (_, _, token) in enumerate(row) if token != self.model.eos]
+            best = row[others[0]][0]
+            if self._is_open(best, num_tokens, limits[utterance], finished[utterance]):
+                going.append(block)
+                kept.append(others[:beam])
         if not going:
             return None
-        blocks = torch.tensor(going, dtype=torch.int64, device=device)
-        kept = kept[blocks]
+        blocks = torch.tensor(going, device=device)[:, None]
+        ranks = torch.tensor(kept, device=device)
         # row of the parent prefix, among the N rows of this step
-        rows = (blocks[:, None] * beam + extensions.parents[blocks].gather(1, kept)).flatten()
+        rows = (blocks * beam + extensions.parents[blocks, ranks]).flatten()
         moved = live.select(going, rows, self.scorers)
-        tokens = extensions.tokens[blocks].gather(1, kept).view(-1, 1)
-        parts = extensions.parts[blocks[:, None], kept]
+        tokens = extensions.tokens[blocks, ranks].view(-1, 1)
         return replace(
             moved,
             prefixes=torch.cat([moved.prefixes, tokens], 1),
-            scores=scores[blocks],
-            parts=parts,
+            scores=extensions.scores[blocks, ranks],
+            parts=extensions.parts[blocks, ranks],
         )
 
     def _is_open(

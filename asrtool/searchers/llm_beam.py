@@ -54,14 +54,10 @@ class LlmBeam(Beam):
         for block, utterance in enumerate(live.utterances):
             if limits[utterance] > num_tokens:
                 continue
-            for rank in range(beam):
-                score, token = (
-                    extensions.scores[block, rank].item(),
-                    extensions.tokens[block, rank].item(),
-                )
+            for rank, (score, parent, token) in enumerate(extensions.ranked[block][:beam]):
                 if token == self.model.eos or score == -INF:
                     continue
-                row = block * beam + extensions.parents[block, rank].item()
+                row = block * beam + parent
                 hypothesis = Hypothesis(
                     tokens=(*live.prefixes[row, 1:].tolist(), token),
                     score=self.config.constraints.ranked(score, num_tokens - 1),
