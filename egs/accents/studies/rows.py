@@ -173,8 +173,9 @@ def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> s
             if study.noise:
                 cells += load(chosen, decoding)
             cells += against(measured, study, name, decoding)
-            minutes = np.mean([row["train_cpu_seconds"] / 60 for row in chosen])
-            cells.append(f"{minutes:.0f}")
+            # a training that went on after a stop has the time of its last part
+            seconds = [row["train_cpu_seconds"] for row in chosen if not row["resumed"]]
+            cells.append(f"{np.mean(seconds) / 60:.0f}" if seconds else "")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
