@@ -15,13 +15,12 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from asrtool.nn.dropout import random_mask
 from asrtool.nn.positions import rotate
+from asrtool.nn.relative import RelativeAttention, diagonals
 from asrtool.nn.rows import PerRow
 from asrtool.nn.windows import windowed_attention
 
 if TYPE_CHECKING:
     from asrtool.nn.conformer import NewFrames
-
-BLOCK = 128  # queries of relative attention that a CPU scores at once
 
 __all__ = [
     "Attention",
@@ -267,25 +266,33 @@ class RelativeSelfAttention(SelfAttention):
             bias = self._bias_of_pairs(query, rotations)
             content = query + self.content_bias
             return attention(content, seen.key, seen.value, mask, bias, self.dropout)
-        # heads in front: those of all utterances share the table
         table = self.split(self.p_proj(distances)[None])[0].transpose(1, 2)  # (H, D / H, Q + K)
-        query, key, value = (part.transpose(0, 1) for part in (query, seen.key, seen.value))
-        mask = None if mask is None else mask.transpose(0, 1)
-        size, num_keys = query.shape[2], key.shape[2]
-        # one block where kernels are launched or compiled; on a CPU scores stay in its cache
-        block = size if query.device.type != "cpu" or torch.compiler.is_compiling() else BLOCK
-        outputs = []
-        for start in range(0, size, block):
-            end = min(start + block, size)
-            part = query[:, :, start:end]  # (H, B, b, D / H)
-            scores = (part + self.position_bias[:, None]).flatten(1, 2) @ (
-                table[:, :, size - end : size - start + num_keys]
-            )  # (H, B b, b + K)
-            bias = diagonals(scores.view(*part.shape[:3], -1), num_keys)
-            rows = mask if mask is None or mask.shape[2] == 1 else mask[:, :, start:end]
-            content = part + self.content_bias[:, None]
-            outputs.append(attention(content, key, value, rows, bias, self.dropout))
-        return torch.cat(outputs, dim=2).transpose(0, 1)
+        if query.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._by_blocks(query, seen, table, mask)
+        position = (query + self.position_bias).transpose(0, 1)  # all utterances share the table
+        scores = (position.flatten(1, 2) @ table).view(*position.shape[:3], -1)
+        bias = diagonals(scores, seen.key.shape[2]).transpose(0, 1)
+        content = query + self.content_bias
+        return attention(content, seen.key, seen.value, mask, bias, self.dropout)
+
+    def _by_blocks(
+        self, query: Tensor, seen: KeyValue, table: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        scale, kind = query.shape[-1] ** -0.5, query.dtype
+        content, position = (
+            torch.add(scale * bias, query, alpha=scale).to(kind)
+            for bias in (self.content_bias, self.position_bias)
+        )
+        if mask is not None:
+            mask = torch.zeros_like(mask, dtype=kind).masked_fill_(~mask, -torch.inf)
+        kept = None
+        if self.dropout:
+            kept = random_mask(
+                torch.Size((*query.shape[:3], seen.key.shape[2])), self.dropout, kind
+            )
+        return RelativeAttention.apply(
+            content, position, seen.key, seen.value, table.to(kind), mask, kept
+        )
 
     def _bias_of_pairs(self, query: Tensor, rotations: Tensor) -> Tensor:
         """The second term for any positions, (B, H, Q, K)."""
@@ -300,18 +307,6 @@ class RelativeSelfAttention(SelfAttention):
         sinusoids = torch.view_as_real(rotations).flatten(-2)  # (B, 1, K, D)
         bias = coefficients.flatten(1, 2) @ sinusoids.squeeze(1).transpose(1, 2)  # (B, H Q, K)
         return bias.unflatten(1, query.shape[1:3])
-
-
-def diagonals(scores: Tensor, keys: int) -> Tensor:
-    """scores (..., Q, Q + keys) of distances, the largest first -> (..., Q, keys) of keys.
-
-    Query i reads key j at column Q - 1 - i + j: each row begins one column before the row above
-    it. In memory that is a row of one column less, so a view does it (Transformer-XL, appendix B).
-    """
-    num_queries, columns = scores.shape[-2:]
-    flat = scores.flatten(-2)
-    shifted = flat[..., num_queries - 1 : num_queries - 1 + num_queries * (columns - 1)]
-    return shifted.unflatten(-1, (num_queries, columns - 1))[..., :keys]
 
 
 def attention(

@@ -27,11 +27,18 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.probability:
             return x
-        # compiled code draws its mask within the operation that needs it
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.draws(x):
             return dropout(x, self.probability, inplace=self.inplace)
         mask = random_mask(x.shape, self.probability, x.dtype)
         return x.mul_(mask) if self.inplace else x * mask
+
+    def draws(self, x: Tensor) -> bool:
+        """Whether masks are drawn here, in training on CPU, and not by torch.
+
+        Compiled code draws its mask within the operation that needs it.
+        """
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        return self.training and self.probability > 0 and on_cpu
 
     def extra_repr(self) -> str:
         return f"{self.probability}"
@@ -39,6 +46,12 @@ class Dropout(nn.Module):
 
 def random_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:
     """A CPU tensor that is 0 with this probability, and 1 / (1 - probability) elsewhere."""
+    kept, factor = random_bytes(shape, probability)
+    return kept.to(dtype).mul_(factor)
+
+
+def random_bytes(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
+    """A CPU tensor of bytes that are 0 with this probability and else 1, and what scales them."""
     # how many of a byte's 256 values drop an element: at least one, and not all
     dropped = min(max(round(probability * BYTE_VALUES), 1), BYTE_VALUES - 1)
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
@@ -48,4 +61,4 @@ def random_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Te
     )
     # bytes are signed, -128 ... 127: the lowest `dropped` of them drop, the others keep
     kept = torch.from_numpy(words.view(np.int8))[: shape.numel()].ge_(dropped - BYTE_VALUES // 2)
-    return kept.to(dtype).mul_(BYTE_VALUES / (BYTE_VALUES - dropped)).view(shape)
+    return kept.view(shape), BYTE_VALUES / (BYTE_VALUES - dropped)

@@ -51,7 +51,7 @@ def distances(
 
     Positions are `step` apart, and the last key stands where the last query does. Row r holds cos
     and -sin of (keys - 1 - r) step w for each of the n frequencies w, side by side. The last row
-    is of a distance that does not occur (asrtool.nn.attention.diagonals).
+    is of a distance that does not occur (asrtool.nn.relative.diagonals).
     """
     count = torch.arange(keys - 1, -queries - 1, -1, device=device) * step
     return torch.view_as_real(rotations(count[None], num_frequencies).conj().resolve_conj())[

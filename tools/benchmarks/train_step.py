@@ -1,22 +1,24 @@
-"""The speed of a training step of the Conformer encoder, compared with ESPnet and SpeechBrain.
+"""The speed of a training step of the Conformer encoder: ESPnet, SpeechBrain and WeNet beside it.
 
 In an environment of its own:
 
     pip install torch==2.13.0 && pip install --no-deps espnet speechbrain
     pip install typeguard humanfriendly hyperpyyaml sentencepiece soundfile librosa joblib
-    PYTHONPATH=. python tools/benchmarks/train_step.py layers    # the same architecture, float32
+    PYTHONPATH=.:<WeNet's repository> python tools/benchmarks/train_step.py layers  # all in float32
     PYTHONPATH=. python tools/benchmarks/train_step.py encoder   # with conv2d stems of 256 channels
     PYTHONPATH=. python tools/benchmarks/train_step.py default   # the defaults of each toolkit
 
 CPU seconds on one thread. A step is forward, backward and update of 12 layers, width 256, 4 heads,
 feed-forward 2048, kernel 15, dropout 0.1, on 8 utterances of 8 to 10 seconds. Runs are interleaved;
-a ratio is the median over rounds of the peer's seconds / asrtool's.
+a ratio is the median over rounds of the peer's seconds / asrtool's. A peer that is missing is left
+out. WeNet's scores of positions are no function of distance (its attention leaves the shift out).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -141,6 +143,34 @@ def speechbrain(layers: int, stem: str | None) -> tuple[nn.Module, Callable[[Pad
     return nn.ModuleList([front, encoder]), forward
 
 
+def wenet(layers: int, stem: bool, fused: bool) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
+    """WeNet's encoder. fused: with torch's scaled_dot_product_attention."""
+    spec = importlib.util.find_spec("wenet")
+    if spec is None:
+        raise ImportError("its repository is not in PYTHONPATH")
+    # the package would import its command line, and parts that the Conformer does not use
+    sys.modules["wenet"] = importlib.util.module_from_spec(spec)
+    for name in ("whisper", "whisper.tokenizer", "wenet.models.squeezeformer.subsampling"):
+        sys.modules[name] = MagicMock()
+    from wenet.models.transformer.encoder import ConformerEncoder
+
+    encoder = ConformerEncoder(
+        BINS if stem else DIM,
+        output_size=DIM,
+        attention_heads=HEADS,
+        linear_units=FFN,
+        num_blocks=layers,
+        dropout_rate=DROPOUT,
+        positional_dropout_rate=DROPOUT,
+        input_layer="conv2d" if stem else "linear",
+        cnn_module_kernel=KERNEL,
+        use_sdpa=fused,
+    )
+    if not stem:
+        encoder.embed.out = nn.Identity()
+    return encoder, lambda inputs: encoder(inputs.data, inputs.lengths)[0]
+
+
 class Contender:
     """One encoder with its optimizer; `step` returns CPU seconds."""
 
@@ -172,28 +202,35 @@ def fused(parameters, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=lr, fused=True)
 
 
-# encoders without a stem, by the number of layers
-LAYERS: dict[str, Callable[[int], tuple[nn.Module, Callable[[Padded], Tensor]]]] = {
+# encoders by the number of layers: without a stem, and with one of 256 channels
+Builders = dict[str, Callable[[int], tuple[nn.Module, Callable[[Padded], Tensor]]]]
+LAYERS: Builders = {
     "asrtool": lambda layers: ours(layers, "relative", NoStemConfig()),
     "asrtool, rotary": lambda layers: ours(layers, "rotary", NoStemConfig()),
     "ESPnet": lambda layers: espnet(layers, stem=False),
     "SpeechBrain": lambda layers: speechbrain(layers, None),
+    "WeNet": lambda layers: wenet(layers, stem=False, fused=False),
+    "WeNet, SDPA": lambda layers: wenet(layers, stem=False, fused=True),
+}
+ENCODERS: Builders = {
+    "asrtool": lambda layers: ours(layers, "relative", Conv2dConfig(channels=256)),
+    "asrtool, rotary": lambda layers: ours(layers, "rotary", Conv2dConfig(channels=256)),
+    "ESPnet": lambda layers: espnet(layers, stem=True),
+    "SpeechBrain, conv2d": lambda layers: speechbrain(layers, "conv2d"),
+    "WeNet": lambda layers: wenet(layers, stem=True, fused=False),
+    "WeNet, SDPA": lambda layers: wenet(layers, stem=True, fused=True),
 }
 
 
 def contenders(kind: str, layers: int) -> dict[str, Contender]:
     """Name -> encoder and optimizer; the first one is the reference of the ratios."""
-    if kind == "layers":
-        built = {name: build(layers) for name, build in LAYERS.items()}
-    elif kind == "encoder":
-        stem = Conv2dConfig(channels=256)
-        built = {
-            "asrtool": ours(layers, "relative", stem),
-            "asrtool, rotary": ours(layers, "rotary", stem),
-            "ESPnet": espnet(layers, stem=True),
-            "SpeechBrain, conv2d": speechbrain(layers, "conv2d"),
-        }
-    else:
+    built = {}
+    for name, build in {"layers": LAYERS, "encoder": ENCODERS, "default": {}}[kind].items():
+        try:
+            built[name] = build(layers)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+    if kind == "default":
         fast = DTYPES[choose("auto", torch.device("cpu"))]
         return {
             "asrtool": Contender(ours(layers, "rotary", Conv2dConfig()), fused, fast),

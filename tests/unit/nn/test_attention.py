@@ -16,6 +16,7 @@ from asrtool.nn.attention import (
 from asrtool.nn.conformer import NewFrames
 from asrtool.nn.masks import attention_mask, causal_mask
 from asrtool.nn.positions import distances, rotations
+from asrtool.nn.relative import RelativeAttention
 
 POSITIONS = torch.tensor([[0, 1, 4, 5, 9], [0, 2, 3, 4, 5]])
 kinds = pytest.mark.parametrize("kind", [RotarySelfAttention, RelativeSelfAttention])
@@ -69,7 +70,7 @@ def test_relative_attention_is_transformer_xl_written_out():
 @pytest.mark.parametrize("masked", ["no", "keys", "pairs"])
 def test_a_table_of_distances_equals_the_products_of_all_pairs(block, past, masked, monkeypatch):
     """Values and gradients, with cached keys in front and positions two apart."""
-    monkeypatch.setattr("asrtool.nn.attention.BLOCK", block)
+    monkeypatch.setattr("asrtool.nn.relative.ROWS", 2 * block)  # of two utterances
     module = RelativeSelfAttention(16, 2)
     for bias in (module.content_bias, module.position_bias):
         torch.nn.init.normal_(bias)
@@ -96,6 +97,33 @@ def test_a_table_of_distances_equals_the_products_of_all_pairs(block, past, mask
         results.append([y, *(parameter.grad.clone() for parameter in module.parameters())])
     for pairs, grid in zip(*results, strict=True):
         torch.testing.assert_close(grid, pairs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_gradients_of_relative_attention_by_blocks(hidden, monkeypatch):
+    """With dropout of the weights, and where some keys are hidden."""
+    monkeypatch.setattr("asrtool.nn.relative.ROWS", 4)
+    content, position = torch.randn(2, 2, 2, 5, 3, dtype=torch.float64, requires_grad=True)
+    key, value = torch.randn(2, 2, 2, 6, 3, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(2, 3, 11, dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(2, 1, 1, 6, dtype=torch.float64)
+    mask[1, :, :, 4:] = -torch.inf
+    kept = torch.rand(2, 2, 5, 6, dtype=torch.float64)
+    options = (mask, None) if hidden else (None, kept)
+    inputs = (content, position, key, value, table)
+    assert torch.autograd.gradcheck(lambda *x: RelativeAttention.apply(*x, *options), inputs)
+
+
+def test_dropout_of_weights_of_relative_attention():
+    """Over many draws the outputs are on average those without dropout."""
+    module, x = RelativeSelfAttention(16, 2, dropout=0.25), torch.randn(1, 7, 16)
+    positions = torch.arange(7)[None]
+    table = distances(7, 7, 1, module.num_frequencies)
+    new = NewFrames(positions, positions >= 0, table)
+    expected = module.eval()(x, None, None, None, new)[0]
+    drawn = module.train()(x.expand(4000, -1, -1), None, None, None, new)[0]
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+    torch.testing.assert_close(drawn.mean(0), expected[0], atol=0.02, rtol=0)
 
 
 @kinds

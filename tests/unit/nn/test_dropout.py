@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from asrtool.nn.dropout import Dropout
+from asrtool.nn.dropout import Dropout, random_mask
+from asrtool.nn.feed_forward import DroppedSilu, FeedForward
 
 
 def test_the_mean_is_kept_and_the_rate_is_right():
@@ -50,6 +51,34 @@ def test_in_place_gives_the_same_gradients():
         Dropout(0.3, inplace=inplace)(torch.nn.functional.silu(x)).sum().backward()
         grads.append(x.grad)
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_silu_in_one_pass_equals_silu_and_dropout(block, monkeypatch):
+    monkeypatch.setattr("asrtool.nn.feed_forward.BLOCK", block)
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        x = torch.linspace(-30, 30, 60).view(3, 20).requires_grad_()
+        if fused:
+            y = DroppedSilu.apply(x.clone(), 0.3)
+        else:
+            y = torch.nn.functional.silu(x) * random_mask(x.shape, 0.3, x.dtype)
+        (y * torch.linspace(1, 2, 20)).sum().backward()
+        results.append((y.detach(), x.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_feed_forwards_draw_the_same_masks_in_every_type():
+    torch.manual_seed(0)
+    x, feed_forward = torch.randn(40, 8), FeedForward(8, 64, dropout=0.5)
+    feed_forward.down_proj = torch.nn.Identity()
+    torch.manual_seed(1)
+    exact = feed_forward(x)
+    torch.manual_seed(1)
+    coarse = feed_forward.bfloat16()(x.bfloat16()).float()
+    assert torch.equal(exact == 0, coarse == 0)
+    torch.testing.assert_close(coarse, exact, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("dropout", [Dropout(0.5).eval(), Dropout(0.0)])
