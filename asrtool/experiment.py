@@ -18,7 +18,14 @@ from asrtool.longform import WindowsConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, TEXT_MODELS
 from asrtool.registry import OMIT, bounded
-from asrtool.searchers import SEARCHERS, CtcGreedyConfig, CtcPrefixBeamConfig, RescoringConfig
+from asrtool.searchers import (
+    SEARCHERS,
+    CtcGreedyConfig,
+    CtcPrefixBeamConfig,
+    RescoringConfig,
+    TransducerBeamConfig,
+    TransducerGreedyConfig,
+)
 from asrtool.searchers.fusion import NgramConfig
 from asrtool.searchers.lexicon import OF_NGRAM
 from asrtool.system import file_names
@@ -326,6 +333,8 @@ def with_ngram(searcher: Any, path: str, unit: str) -> Any:
     """
     if isinstance(searcher, CtcGreedyConfig):
         searcher = CtcPrefixBeamConfig(input=searcher.input)
+    if isinstance(searcher, TransducerGreedyConfig):
+        searcher = TransducerBeamConfig(input=searcher.input)
     if isinstance(searcher, RescoringConfig):
         first = with_ngram(searcher.first_pass, path, unit)
         weights = {"ngram": NGRAM_WEIGHT, **searcher.weights}
@@ -333,7 +342,7 @@ def with_ngram(searcher: Any, path: str, unit: str) -> Any:
     if not any(field.name == "ngram" for field in fields(searcher)):
         raise ValueError(
             f"the searcher '{SEARCHERS.name_of(searcher)}' takes no n-gram model; choose "
-            "ctc_prefix_beam, joint_beam or attention_rescoring"
+            "ctc_prefix_beam, transducer_beam, joint_beam or attention_rescoring"
         )
     more = {}
     if isinstance(searcher, CtcPrefixBeamConfig) and searcher.ngram is None and unit == "word":

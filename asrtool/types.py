@@ -184,13 +184,29 @@ class DownsamplerOutput:
 
 
 class Lattice(NamedTuple):
-    """Scores of a transducer for every pair of a frame and a token prefix: data (B, S, U + 1, V),
-    lengths (B,) of the frames, token_lengths (B,) without the + 1.
+    """What a transducer says at each pair of a frame and a number of tokens said before it: data
+    (B, S, U + 1, 2), the log-probabilities of the blank and of the target's next token; lengths
+    (B,) of the frames, token_lengths (B,) without the + 1. The last column has no next token.
     """
 
     data: Tensor
     lengths: Tensor
     token_lengths: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, S, U + 1) bool, True = valid."""
+        _, frames, tokens, _ = self.data.shape
+        device = self.data.device
+        heard = torch.arange(frames, device=device) < self.lengths[:, None]
+        said = torch.arange(tokens, device=device) <= self.token_lengths[:, None]
+        return heard[:, :, None] & said[:, None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Lattice:
+        """On a device; `on_host` knows the lengths there."""
+        data = self.data.to(device, non_blocking=non_blocking)
+        sizes = (sent(part, device, non_blocking) for part in (self.lengths, self.token_lengths))
+        return Lattice(data, *sizes)
 
 
 HeadOutput = Padded | Lattice

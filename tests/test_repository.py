@@ -55,7 +55,7 @@ LAYERS = {
         "tuning",
     },
     "decoders": {"decoders", "types", "registry", "nn", "compiled"},
-    "heads": {"heads", "types", "registry", "decoders"},
+    "heads": {"heads", "types", "registry", "decoders", "nn"},
     "losses": {"losses", "types", "registry"},
     "models": {
         "models",

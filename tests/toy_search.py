@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from asrtool.nn.rows import PerRow
 from asrtool.types import EncoderOutput, Padded
 
 WIDTH = 5  # of a frame
@@ -103,6 +104,43 @@ class MemoryScorer:
         return total
 
 
+@dataclass(frozen=True)
+class ToySaid(PerRow):
+    """What was said in N rows: tanh of sums over the tokens, which depend on their order."""
+
+    output: Tensor  # (N, V)
+
+
+class ToyTransducer:
+    """A `Transducer`: its predictor is m = tanh(0.7 m + row of the token), and its joiner adds m W
+    to a projection of the frame; the blank is likelier than a token.
+    """
+
+    alignment = "transducer"
+
+    def __init__(self, vocabulary: int, seed: int, sharpness: float = 1.5) -> None:
+        generator = torch.Generator().manual_seed(seed + 2000)
+        shapes = ((vocabulary, vocabulary), (vocabulary, vocabulary), (WIDTH, vocabulary))
+        self.rows, self.mix, self.project = (
+            sharpness * torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in shapes
+        )
+
+    def frames(self, encoded: EncoderOutput) -> Padded:
+        return Padded(encoded.frames.data.double() @ self.project, encoded.frames.lengths)
+
+    def start(self, rows: int) -> ToySaid:
+        return ToySaid(torch.zeros(rows, len(self.rows), dtype=torch.float64))
+
+    def step(self, said: ToySaid, tokens: Tensor) -> ToySaid:
+        return ToySaid(torch.tanh(0.7 * said.output + self.rows[tokens]))
+
+    def symbols(self, frames: Tensor, said: ToySaid) -> Tensor:
+        logits = frames + said.output @ self.mix
+        logits[:, 0] += 2.0
+        return logits.log_softmax(-1)
+
+
 def heads(*names: str) -> dict[str, SimpleNamespace]:
     """What a search sees of heads with these names."""
     alignments = {"ctc": "ctc", "inter_ctc": "ctc", "aligned": "token"}
@@ -110,8 +148,8 @@ def heads(*names: str) -> dict[str, SimpleNamespace]:
 
 
 class ToyModel:
-    """A `SearchModel` of frames (B, S, 5): a CTC head and a label-synchronous scorer, both
-    random.
+    """A `SearchModel` of frames (B, S, 5): a CTC head, a label-synchronous scorer and a transducer,
+    all random.
     """
 
     blank = 0
@@ -120,7 +158,8 @@ class ToyModel:
     def __init__(self, vocabulary: int = 4, seed: int = 0, sharpness: float = 1.5) -> None:
         generator = torch.Generator().manual_seed(seed + 1000)
         self.eos = vocabulary - 1
-        self.heads = heads("ctc", "attention")
+        self.transducer = ToyTransducer(vocabulary, seed, sharpness)
+        self.heads = {**heads("ctc", "attention"), "transducer": self.transducer}
         self.head = (
             torch.randn(WIDTH, vocabulary, generator=generator, dtype=torch.float64) * sharpness
         )

@@ -11,7 +11,7 @@ from asrtool.data.tokenizers import TOKENIZERS
 from asrtool.decoders import DECODERS
 from asrtool.downsamplers import DOWNSAMPLERS
 from asrtool.encoders import ATTENTIONS, ENCODERS
-from asrtool.heads import HEADS
+from asrtool.heads import HEADS, PREDICTORS
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS
 from asrtool.registry import Registry, suggest
@@ -26,6 +26,7 @@ REGISTRIES = (
     DOWNSAMPLERS,
     DECODERS,
     HEADS,
+    PREDICTORS,
     LOSSES,
     SEARCHERS,
     TOKENIZERS,

@@ -1,4 +1,5 @@
-"""Export encoder and CTC head as an ONNX graph, and verify that its output equals PyTorch's.
+"""Export encoder and CTC head as an ONNX graph, or a transducer as three, and verify that the
+output equals PyTorch's.
 
     asrtool export exp/train_conformer --out onnx
     asrtool export exp/train_conformer --from-samples --out onnx
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     with stamp.building(args.out, "export", inputs, options, args.force) as target:
         if target is not None:
             largest = build(recognizer, config, trained.folder / "vocab", target)
-            for file in sorted(target.glob("model*.onnx*")):
+            for file in sorted(target.glob("*.onnx*")):
                 megabytes = file.stat().st_size / 1e6
                 logger.info("%s: %.1f MB", args.out / file.name, megabytes)
             logger.info("largest difference from PyTorch: %.1e in log-probabilities", largest)
@@ -86,6 +87,7 @@ def wanted(args: argparse.Namespace) -> ExportConfig:
     if args.caches is not None and not (sherpa and args.streaming):
         raise UserError("--caches belongs to --for sherpa-onnx --streaming")
     return ExportConfig(
+        head=args.head,
         sherpa=sherpa,
         streaming=args.streaming,
         caches=args.caches or ExportConfig.caches,
@@ -123,6 +125,11 @@ def add_form_options(options: argparse.ArgumentParser) -> None:
         dest="form",
         choices=("sherpa-onnx", "web"),
         help="in the form that this program reads; web: as a page that browsers run by themselves",
+    )
+    options.add_argument(
+        "--head",
+        help="the head that is exported (default: the highest-ranking one that has the form; a "
+        "transducer has those of sherpa-onnx, but for --caches wenet)",
     )
     options.add_argument(
         "--ort",

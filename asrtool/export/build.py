@@ -1,4 +1,6 @@
-"""The folder of an exported model: model.onnx, model.int8.onnx, tokens.txt, export.json."""
+"""The folder of an exported model: model.onnx, model.int8.onnx, tokens.txt, export.json. A
+transducer for sherpa-onnx has three graphs in place of one.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,20 @@ import torch
 from asrtool.data import tokenizers
 from asrtool.data.fbank import SCALE
 from asrtool.errors import UserError
-from asrtool.export import cached, prove, sherpa, web, wenet, whole, zipformer
+from asrtool.export import cached, prove, sherpa, transducer, web, wenet, whole, zipformer
 from asrtool.export.features import features_of
 from asrtool.export.quantize import quantize
 from asrtool.model_folder import sha256
 from asrtool.recognizer import Recognizer
 
-FLOAT, INT8, FACTS = "model.onnx", "model.int8.onnx", "export.json"
+FLOAT, INT8, FACTS = ".onnx", ".int8.onnx", "export.json"  # ends of names, and a name
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """What is asked for."""
 
+    head: str | None = None  # None: the highest-ranking one that has this form
     sherpa: bool = False  # in the form of sherpa-onnx
     streaming: bool = False  # chunk by chunk
     caches: Literal["wenet", "zipformer"] = "wenet"  # whose form the caches have for sherpa-onnx
@@ -37,6 +40,14 @@ class ExportConfig:
     data: Path | None = None  # data directory of the proof
     metric: str = "wer"  # of the proof
     most_points: float = 0.5  # by which error rates may differ there
+
+    @property
+    def alignments(self) -> tuple[str, ...] | None:
+        """Of the heads that have this form; None: all with log-probabilities."""
+        if not self.sherpa:
+            return None if self.web is None else ("ctc",)
+        transducers = not self.streaming or self.caches == "zipformer"
+        return ("ctc", "transducer") if transducers else ("ctc",)
 
     def __post_init__(self) -> None:
         if self.web is not None and self.streaming:
@@ -54,8 +65,9 @@ class ExportConfig:
 
 
 class Form(NamedTuple):
-    """One form of export: `write` makes model.onnx and gives the largest difference from PyTorch;
-    `hear` is a file of it at work; facts: for export.json.
+    """One form of export: `write` makes its graphs, of which it takes the first one's file, and
+    gives the largest difference from PyTorch; `hear` is such a file at work; facts: for
+    export.json; graphs: names without ends.
     """
 
     write: Callable[[Path], float]
@@ -63,25 +75,28 @@ class Form(NamedTuple):
     program: str  # that runs it in the proof
     reads_samples: bool
     facts: dict
+    graphs: tuple[str, ...] = ("model",)
 
 
 def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Path) -> float:
     """Write everything into `target`; gives the largest difference from PyTorch. Raises `UserError`
     where the model has no such form, or the exported one does not say what it says.
     """
-    head = whole.head_of(recognizer, ctc=config.sherpa or config.web is not None)
+    head = whole.head_of(recognizer, config.alignments, config.head)
     if not config.streaming:  # as the graph hears them, whatever a packed search asks for
-        settings = replace(recognizer.settings, chunk_ms=None)
+        settings = replace(recognizer.settings, chunk_ms=None, left_chunks=None)
         recognizer = replace(recognizer, settings=settings)
     if config.data is not None:
         recognizer = prove.greedy(recognizer, head)
     form = form_of(recognizer, config, head)
     rows = [] if config.data is None else prove.read_set(config.data)
-    largest = form.write(target / FLOAT)
-    files = [FLOAT]
+    first, *_ = form.graphs
+    largest, ends = form.write(target / f"{first}{FLOAT}"), [FLOAT]
     if config.int8:
-        quantize(target / FLOAT, target / INT8)
-        files.append(INT8)
+        for graph in form.graphs:
+            quantize(target / f"{graph}{FLOAT}", target / f"{graph}{INT8}")
+        ends.append(INT8)
+    files = [f"{first}{end}" for end in ends]
     if config.sherpa:
         sherpa.write_tokens(recognizer, target / tokenizers.TOKENS)
     else:
@@ -91,7 +106,8 @@ def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Pat
         facts["proof"] = proofs(recognizer, config, form, rows, [target / name for name in files])
     if config.web is not None:
         facts["page"] = web.write_page(target, config.web, config.name, files[-1])
-    facts["sha256"] = {name: sha256(target / name) for name in files}
+    names = [f"{graph}{end}" for end in ends for graph in form.graphs]
+    facts["sha256"] = {name: sha256(target / name) for name in names}
     (target / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return largest
 
@@ -99,6 +115,9 @@ def build(recognizer: Recognizer, config: ExportConfig, vocab: Path, target: Pat
 def form_of(recognizer: Recognizer, config: ExportConfig, head: str) -> Form:
     """The form that is asked for. Raises `UserError` where the model does not have it."""
     kinds = sherpa.ONLINE[config.caches] if config.streaming else sherpa.OFFLINE
+    if recognizer.model.heads[head].alignment == "transducer":
+        transducer.head_of(recognizer, head)
+        kinds = (sherpa.TRANSDUCER,)
     kind = sherpa.kind_of(recognizer, kinds) if config.sherpa else None
     if kind is not None:
         sherpa.warn_of_times(recognizer, kind)
@@ -116,12 +135,23 @@ def form_of(recognizer: Recognizer, config: ExportConfig, head: str) -> Form:
             facts={"shapes compared": whole.SHAPES},
         )
     facts = sherpa.metadata(recognizer, kind)
-    return Form(
+    form = Form(
         write=lambda file: whole.export(recognizer, graph, file, facts),
         hear=lambda file: prove.by_sherpa(recognizer, kind, file),
         program="sherpa-onnx",
         reads_samples=False,
         facts={"sherpa-onnx": sherpa.facts_of(recognizer, kind, streaming=False)},
+    )
+    return with_parts(recognizer, kind, head, form)
+
+
+def with_parts(recognizer: Recognizer, kind: sherpa.Kind, head: str, form: Form) -> Form:
+    """For a transducer, the form with graphs of predictor and joiner beside that of the encoder."""
+    if kind != sherpa.TRANSDUCER:
+        return form
+    return form._replace(
+        write=lambda file: transducer.export(recognizer, head, file, form.write),
+        graphs=sherpa.PARTS,
     )
 
 
@@ -144,20 +174,21 @@ def streaming_form(
             facts={"streaming": {**chunks, "caches": shapes}},
         )
     fbank, facts = recognizer.config.data.fbank, {"streaming": chunks}
-    if kind.name == "zipformer2_ctc":
+    if kind.name != "wenet_ctc":
         packed, form = zipformer.ZipformerGraph(graph).eval(), zipformer
     else:
         packed, form = wenet.WenetGraph(graph, *sherpa.scaled(fbank)).eval(), wenet
         # what it computes for WeNet's models
         facts["features"] = features_of(replace(fbank, sample_scale=SCALE))
     facts["sherpa-onnx"] = sherpa.facts_of(recognizer, kind, streaming=True)
-    return Form(
+    made = Form(
         write=lambda file: form.export(recognizer, packed, file),
         hear=lambda file: prove.by_sherpa_online(recognizer, kind, file),
         program="sherpa-onnx",
         reads_samples=False,
         facts=facts,
     )
+    return with_parts(recognizer, kind, graph.head, made)
 
 
 def proofs(

@@ -22,7 +22,7 @@ from asrtool.encoders.conformer import ConformerCache
 from asrtool.encoders.echo import EchoAttention
 from asrtool.errors import UserError
 from asrtool.export.graph import Ports, session, write
-from asrtool.export.whole import checked, inputs
+from asrtool.export.whole import checked, inputs, scores
 from asrtool.nn.attention import KeyValue
 from asrtool.nn.conformer import Memory
 from asrtool.recognizer import Recognizer
@@ -80,7 +80,7 @@ class CachedGraph(nn.Module):
         """Normalised features (B, T, F) of one chunk -> (B, S, V), the cache of the next one."""
         lengths = torch.full((inputs.shape[0],), self.input_frames)
         output, cache = self.encoder.run_piece(Padded(inputs, lengths), self.chunk, cache)
-        return self.model.log_probs(output, self.head).data, cache
+        return scores(self.model, self.head, output).data, cache
 
 
 def check_encoder(recognizer: Recognizer) -> Conformer:
@@ -220,6 +220,6 @@ def compare(recognizer: Recognizer, graph: CachedGraph, step: Callable[[Tensor],
     features, lengths = inputs(recognizer, 1, chunks * graph.input_frames, seed=1, samples=False)
     with torch.inference_mode():
         encoded = recognizer.encode(Padded((features - graph.mean) / graph.std, lengths))
-        expected = recognizer.model.log_probs(encoded, graph.head)
+        expected = scores(recognizer.model, graph.head, encoded)
     found = torch.cat([step(part) for part in features.split(graph.input_frames, 1)], 1)
     return checked(found.numpy(), expected, f"{chunks} chunks of {graph.input_frames} frames")

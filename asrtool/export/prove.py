@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asrtool.data import audio, tokenizers
+from asrtool.data import audio
 from asrtool.data.kaldi import datadir
 from asrtool.errors import UserError
 from asrtool.export.cached import CachedGraph, Chunks
 from asrtool.export.graph import session
-from asrtool.export.sherpa import Kind, facts_of
+from asrtool.export.sherpa import Kind, facts_of, files_of
 from asrtool.log import logger
 from asrtool.recognizer import Recognizer
 from asrtool.score import score
-from asrtool.searchers import SEARCHERS
-from asrtool.searchers.ctc.greedy import CtcGreedyConfig
+from asrtool.searchers import SEARCHERS, CtcGreedyConfig, TransducerGreedyConfig
 from asrtool.streaming import FeatureStream, Session
 from asrtool.types import Padded, Utterance
 
@@ -58,8 +57,12 @@ def require_sherpa() -> None:
 
 
 def greedy(recognizer: Recognizer, head: str) -> Recognizer:
-    """The same, with the search of what is exported: the best path of one head."""
-    config = CtcGreedyConfig(input=head)
+    """The same, with the search of what is exported: the best path of one head. That of a
+    transducer has at most one token a frame, as in sherpa-onnx.
+    """
+    config: object = CtcGreedyConfig(input=head)
+    if recognizer.model.heads[head].alignment == "transducer":
+        config = TransducerGreedyConfig(input=head, max_symbols=1)
     searcher = SEARCHERS.build(
         config, model=recognizer.model, tokens=recognizer.tokenizer.tokens, scorers={}
     )
@@ -142,7 +145,8 @@ def by_sherpa(recognizer: Recognizer, kind: Kind, file: Path) -> Hear:
 
     facts = facts_of(recognizer, kind, streaming=False)
     make = getattr(sherpa_onnx.OfflineRecognizer, facts.pop("recognizer").split(".")[1])
-    running = make(model=str(file), tokens=str(file.with_name(tokenizers.TOKENS)), **facts)
+    files = {name: str(path) for name, path in files_of(kind, file).items()}
+    running = make(**files, **facts)
 
     def hear(samples: np.ndarray) -> str:
         stream = running.create_stream()
@@ -159,8 +163,8 @@ def by_sherpa_online(recognizer: Recognizer, kind: Kind, file: Path) -> Hear:
 
     facts = facts_of(recognizer, kind, streaming=True)
     make = getattr(sherpa_onnx.OnlineRecognizer, facts.pop("recognizer").split(".")[1])
-    tokens = str(file.with_name(tokenizers.TOKENS))
-    running = make(model=str(file), tokens=tokens, num_threads=1, **facts)
+    files = {name: str(path) for name, path in files_of(kind, file).items()}
+    running = make(**files, num_threads=1, **facts)
 
     def hear(samples: np.ndarray) -> str:
         stream = running.create_stream()

@@ -1,12 +1,16 @@
 """What sherpa-onnx reads (https://github.com/k2-fsa/sherpa-onnx): which of its models have the
 features of ours, their metadata, and tokens.txt.
 
-It has no switch for features: each kind of model has its own. Of the CTC models,
+It has no switch for features: each kind of model has its own. Of CTC models,
 
     offline  zipformer_ctc      samples in [-1, 1], 20 Hz to 400 Hz below Nyquist, mirrored ends
     offline  fire_red_asr_ctc   16-bit samples, 20 Hz to Nyquist, whole frames: 80 bins of 16 kHz
     online   wenet_ctc          as zipformer_ctc, on 16-bit samples
     online   zipformer2_ctc     as zipformer_ctc
+
+and of transducers, offline and online,
+
+    transducer                  as zipformer_ctc
 
 are made without dither, so that texts are the same every time; wenet_ctc offline is not. Read in
 its csrc/offline-recognizer-ctc-impl.h, online-recognizer-ctc-impl.h and features.h, 1.13.4.
@@ -53,6 +57,11 @@ ONLINE = {
     ),
     "zipformer": (Kind(name="zipformer2_ctc", features=FbankConfig(preset="sherpa")),),
 }
+
+
+TRANSDUCER = Kind(name="transducer", features=FbankConfig(preset="sherpa"))
+# the graphs of a transducer: encoder first
+PARTS = ("encoder", "decoder", "joiner")
 
 
 def kind_of(recognizer: Recognizer, kinds: Sequence[Kind]) -> Kind:
@@ -111,7 +120,7 @@ def metadata(recognizer: Recognizer, kind: Kind) -> dict[str, str]:
         facts |= {"cmvn_mean": ",".join(["0"] * kind.bins)}
         facts |= {"cmvn_inv_stddev": ",".join(["1"] * kind.bins)}
     else:
-        facts |= {"model_type": "zipformer2_ctc"}
+        facts |= {"model_type": "zipformer2" if kind == TRANSDUCER else "zipformer2_ctc"}
     return {key: str(value) for key, value in facts.items()}
 
 
@@ -179,6 +188,16 @@ def facts_of(recognizer: Recognizer, kind: Kind, streaming: bool) -> dict:
         facts["chunk_size"] = recognizer.chunk
         facts["num_left_chunks"] = recognizer.model.encoder.left_chunks
     return facts
+
+
+def files_of(kind: Kind, file: Path) -> dict[str, Path]:
+    """The arguments of its recogniser that name files: those beside `file`, the first graph."""
+    tokens = file.with_name(tokenizers.TOKENS)
+    if kind.name != TRANSDUCER.name:
+        return {"model": file, "tokens": tokens}
+    first, *_ = PARTS
+    names = {part: file.with_name(file.name.replace(first, part)) for part in PARTS}
+    return {**names, "tokens": tokens}
 
 
 def write_tokens(recognizer: Recognizer, file: Path) -> None:

@@ -7,7 +7,7 @@ The graph takes `inputs`, features (B, T, F) or samples (B, T), and `lengths` (B
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,16 +22,17 @@ from asrtool.export.features import FbankGraph
 from asrtool.export.graph import TOLERANCE, Ports, session, write
 from asrtool.heads import names_of, ranked
 from asrtool.recognizer import Recognizer
-from asrtool.types import Padded
+from asrtool.types import EncoderOutput, Padded
 
 # utterances and frames (of samples: steps of 10 ms) that are compared
 SHAPES = ((1, 37), (3, 250), (2, 811))
+KINDS = MappingProxyType({"frame": "frame-synchronous", "ctc": "CTC", "transducer": "transducer"})
 INPUTS = MappingProxyType({"inputs": ("utterances", "inputs"), "lengths": ("utterances",)})
 OUTPUTS = MappingProxyType({"log_probs": ("utterances", "frames"), "frames": ("utterances",)})
 
 
 class Graph(nn.Module):
-    """What is exported: features if it reads samples, normalisation, encoder, CTC head."""
+    """What is exported: features if it reads samples, normalisation, encoder, head."""
 
     def __init__(self, recognizer: Recognizer, head: str, from_samples: bool = False) -> None:
         super().__init__()
@@ -50,19 +51,45 @@ class Graph(nn.Module):
             inputs, lengths = self.fbank(inputs, lengths)
         if self.normalises:
             inputs = (inputs - self.mean) / self.std
-        return tuple(self.model.log_probs(self.model.encode(Padded(inputs, lengths)), self.head))
+        return tuple(scores(self.model, self.head, self.model.encode(Padded(inputs, lengths))))
 
 
-def head_of(recognizer: Recognizer, ctc: bool = False) -> str:
-    """The head whose log-probabilities are exported; ctc: one whose best path joins repetitions."""
-    heads = [head for head in ranked(recognizer.model.heads) if head.exported]
-    chosen = [head.name for head in heads if not ctc or head.alignment == "ctc"]
+def scores(model: nn.Module, head: str, encoded: EncoderOutput) -> Padded:
+    """What the graph of an encoder gives: log-probabilities (B, S, V), or what the joiner of a
+    transducer reads (B, S, J).
+    """
+    if model.heads[head].alignment == "transducer":
+        return model.heads[head].frames(encoded)
+    return model.log_probs(encoded, head)
+
+
+def output_of(model: nn.Module, head: str) -> str:
+    """The name of what `scores` gives."""
+    return "encoder_out" if model.heads[head].alignment == "transducer" else "log_probs"
+
+
+def head_of(
+    recognizer: Recognizer, alignments: Sequence[str] | None = None, wanted: str | None = None
+) -> str:
+    """The head that is exported: `wanted`, else the highest-ranking one with one of these
+    alignments; None: any with log-probabilities.
+    """
+    chosen = [
+        head.name
+        for head in ranked(recognizer.model.heads)
+        if (head.exported if alignments is None else head.alignment in alignments)
+    ]
     if not chosen:
-        has, kind = names_of(recognizer.model.heads), "CTC" if ctc else "frame-synchronous"
+        has = names_of(recognizer.model.heads)
+        kind = " or ".join(KINDS[name] for name in alignments or ("frame",))
         raise UserError(
             f"only an encoder with a {kind} head can be exported; this model has: {has}"
         )
-    return chosen[0]
+    if wanted not in (None, *chosen):
+        raise UserError(
+            f"--head {wanted} cannot be exported in this form; heads that can: {names_of(chosen)}"
+        )
+    return wanted or chosen[0]
 
 
 def export(
@@ -73,7 +100,9 @@ def export(
 ) -> float:
     """Write `file`; gives the largest difference from PyTorch."""
     example = inputs(recognizer, 2, 57, seed=0, samples=graph.reads_samples)
-    ports = Ports(inputs=INPUTS, outputs=OUTPUTS, metadata=metadata)
+    first = {output_of(graph.model, graph.head): OUTPUTS["log_probs"]}
+    outputs = {**first, "frames": OUTPUTS["frames"]}
+    ports = Ports(inputs=INPUTS, outputs=outputs, metadata=metadata)
     write(graph, example, ports, file)
     return compare(graph, recognizer, file)
 

@@ -6,6 +6,8 @@ phones, under node and in a server, several streams at once.
     embed_states (B, 128, 3, 19), processed_lens (B,)
     -> log_probs (B, S, V), and the same names with `new_` in front
 
+A streaming transducer has the same caches, and encoder_out (B, S, J) in place of log_probs.
+
 The runtime makes the first caches from the metadata and gives back what it got. So the graph says
 that it has one layer whose attention keeps one key of N numbers, which are all that the encoder
 remembers, side by side. The other caches are as small as they can be, and pass through; the last
@@ -24,10 +26,11 @@ from torch import Tensor, nn
 from asrtool.encoders.conformer import ConformerCache
 from asrtool.export.cached import CachedGraph, FixedMemory, compare, rebuilt, tensors
 from asrtool.export.graph import Ports, session, write
+from asrtool.export.whole import output_of
 from asrtool.recognizer import Recognizer
 
 ROWS = "utterances"
-KEY, COUNT = "cached_key_0", "processed_lens"
+KEY, EMBED, COUNT = "cached_key_0", "embed_states", "processed_lens"
 # of what the runtime wants to keep beside: names, and shapes with a batch of 1
 OTHERS = MappingProxyType(
     {
@@ -36,10 +39,10 @@ OTHERS = MappingProxyType(
         "cached_val2_0": (1, 1, 1),
         "cached_conv1_0": (1, 4, 1),
         "cached_conv2_0": (1, 4, 1),
-        "embed_states": (1, 128, 3, 19),
+        EMBED: (1, 128, 3, 19),
     }
 )
-BATCH_FIRST = ("cached_conv1_0", "cached_conv2_0", "embed_states")
+BATCH_FIRST = ("cached_conv1_0", "cached_conv2_0", EMBED)
 # from which it makes those shapes, beside the length of the key
 SIZES = MappingProxyType(
     {
@@ -59,6 +62,7 @@ class ZipformerGraph(nn.Module):
     def __init__(self, cached: CachedGraph) -> None:
         super().__init__()
         self.cached = cached
+        self.output = output_of(cached.model, cached.head)
         # name -> numbers
         self.parts = {
             name: part.numel()
@@ -141,11 +145,13 @@ def ports(graph: ZipformerGraph) -> Ports:
     for name, shape in OTHERS.items():
         batch = 0 if name in BATCH_FIRST else 1
         caches[name] = tuple(ROWS if axis == batch else None for axis in range(len(shape)))
+    # some runtimes take it for 19 with any features, others reckon it
+    caches[EMBED] = (ROWS, None, None, "bins")
     caches[COUNT] = (ROWS,)
     new = {f"new_{name}": axes for name, axes in caches.items()}
     return Ports(
         inputs={"x": (ROWS, None, None), **caches},
-        outputs={"log_probs": (ROWS, None, None), **new},
+        outputs={graph.output: (ROWS, None, None), **new},
         metadata=graph.metadata(),
     )
 

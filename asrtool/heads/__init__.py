@@ -23,9 +23,17 @@ from asrtool.heads.tokens import (
     ReverseHead,
     ReverseHeadConfig,
 )
+from asrtool.heads.transducer import (
+    PREDICTORS,
+    LstmConfig,
+    StatelessConfig,
+    TransducerHead,
+    TransducerHeadConfig,
+)
 
 __all__ = [
     "HEADS",
+    "PREDICTORS",
     "AccentHead",
     "AccentHeadConfig",
     "AlignedHead",
@@ -41,10 +49,14 @@ __all__ = [
     "InterCtcHead",
     "InterCtcHeadConfig",
     "LinearHead",
+    "LstmConfig",
     "ReverseHead",
     "ReverseHeadConfig",
     "Search",
+    "StatelessConfig",
     "TapHead",
+    "TransducerHead",
+    "TransducerHeadConfig",
     "names_of",
     "ranked",
 ]

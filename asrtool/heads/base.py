@@ -26,11 +26,12 @@ class Head(nn.Module):
     of that name.
     """
 
-    # what one output vector describes; "lattice": (B, S, U + 1, V), "none": no distribution
+    # what one output vector describes; "lattice": a `Lattice`, "none": no distribution
     output: Literal["frame", "token", "utterance", "lattice", "none"]
     # how frames become tokens: "ctc" merges repeats and removes blanks, "token" has one frame per
-    # token and removes blanks; None: the outputs are not an alignment
-    alignment: Literal["ctc", "token"] | None = None
+    # token and removes blanks, "transducer" asks the predictor behind each token; None: the outputs
+    # are not an alignment
+    alignment: Literal["ctc", "token", "transducer"] | None = None
     precedence = 0  # the default search is that of the highest-ranking head that has one
     metrics: tuple[str, ...] = ()  # names of what `measure` returns
     exported = False  # whether `asrtool export` can write its log-probabilities

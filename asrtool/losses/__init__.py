@@ -13,6 +13,7 @@ from asrtool.losses.expert_ctc import ExpertCtcConfig, ExpertCtcLoss
 from asrtool.losses.focal_ctc import FocalCtcConfig, FocalCtcLoss
 from asrtool.losses.matching import MatchingConfig, MatchingLoss, matching_loss
 from asrtool.losses.til import TilConfig, TilLoss
+from asrtool.losses.transducer import TransducerConfig, TransducerLoss, transducer_loss
 
 __all__ = [
     "LOSSES",
@@ -37,5 +38,8 @@ __all__ = [
     "MatchingLoss",
     "TilConfig",
     "TilLoss",
+    "TransducerConfig",
+    "TransducerLoss",
     "matching_loss",
+    "transducer_loss",
 ]

@@ -20,6 +20,8 @@ from asrtool.searchers.ctc.prefix_beam import (
 from asrtool.searchers.llm_beam import LlmBeam, LlmBeamConfig
 from asrtool.searchers.llm_draft import LlmDraft, LlmDraftConfig
 from asrtool.searchers.rescoring import Rescoring, RescoringConfig
+from asrtool.searchers.transducer.beam import TransducerBeam, TransducerBeamConfig
+from asrtool.searchers.transducer.greedy import TransducerGreedy, TransducerGreedyConfig
 
 __all__ = [
     "SEARCHERS",
@@ -41,5 +43,9 @@ __all__ = [
     "Searcher",
     "SearcherConfig",
     "StreamingSearcher",
+    "TransducerBeam",
+    "TransducerBeamConfig",
+    "TransducerGreedy",
+    "TransducerGreedyConfig",
     "ctc_prefix_beam_search",
 ]

@@ -70,7 +70,7 @@ class SearchHead(Protocol):
     """The part of a head that a search uses."""
 
     # how frames become tokens: "ctc" merges repeats and removes blanks, "token" has one frame per
-    # token; None: the head has no distribution for each frame
+    # token, "transducer" is a `Transducer` (transducer/base.py); None: no frame has a distribution
     alignment: str | None
 
 

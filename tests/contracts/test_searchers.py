@@ -58,7 +58,7 @@ def test_tokens_are_neither_blank_nor_the_end(name):
 @every_searcher
 def test_the_score_is_the_weighted_sum_of_the_parts(name):
     searcher = build(name)
-    weights = searcher.config.weights or {"ctc": 1.0}
+    weights = searcher.config.weights or {"ctc": 1.0, "transducer": 1.0}
     for nbest in searcher.search(utterances(LENGTHS)):
         for h in nbest:
             assert h.score == pytest.approx(
@@ -130,6 +130,7 @@ def test_nan_of_a_model_is_an_error_and_no_result(name):
     model = ToyModel()
     model.head = model.head * float("nan")
     model.attention.mix = model.attention.mix * float("nan")
+    model.transducer.mix = model.transducer.mix * float("nan")
     with pytest.raises(ValueError, match="NaN"):
         build(name, model).search(utterances((4, 2)))
 
@@ -138,7 +139,9 @@ def test_nan_of_a_model_is_an_error_and_no_result(name):
 def test_a_missing_head_or_scorer_is_named_with_what_there_is(name):
     model = ToyModel()
     model.heads = heads("inter_ctc")
-    with pytest.raises(LookupError, match="'(ctc|attention|llm)'.*it has: (inter_ctc|none)"):
+    with pytest.raises(
+        LookupError, match="'(ctc|attention|llm|transducer)'.*it has: (inter_ctc|none)"
+    ):
         build(name, model)
 
 

@@ -11,7 +11,7 @@ from asrtool.decoders import DECODERS
 from asrtool.downsamplers import DOWNSAMPLERS, Conv1dMlpConfig, Conv2dConfig, KeyframeConfig
 from asrtool.encoders import ENCODERS, ChunkConfig, ConformerConfig, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, QifusionConfig
-from asrtool.heads import HEADS, CtcHeadConfig
+from asrtool.heads import HEADS, PREDICTORS, CtcHeadConfig, TransducerHeadConfig
 from asrtool.losses import LOSSES
 from asrtool.models import MODELS, CausalLmConfig, HybridConfig, LanguageModelConfig
 from asrtool.models.causal_lm import CopyConfig
@@ -38,6 +38,7 @@ FRAMES = {
     "aligned": ("axe", {}),
     "til": ("til", {}),
 }
+TRANSDUCER = {"transducer": ("transducer", {"fast_emit": 0.01})}
 TOKENS = {
     "attention": ("cross_entropy", {}),
     "reverse": ("cross_entropy", {"input": "reverse"}),
@@ -149,7 +150,7 @@ def test_a_step_of_every_encoder_waits_once(name, monkeypatch):
     config = HybridConfig(encoder=encoder, decoder=DECODER, reverse_decoder=DECODER)
     accent = {"accent": ("accent", {})} if name == "qifusion" else {}
     samples = ENCODERS.class_of(encoder).reads_samples
-    step(monkeypatch, config, FRAMES | TOKENS | accent, samples)
+    step(monkeypatch, config, FRAMES | TOKENS | TRANSDUCER | accent, samples)
 
 
 # the losses of a downsampler's own heads
@@ -185,11 +186,18 @@ def test_a_step_of_other_conformers_waits_once(options, monkeypatch):
     step(monkeypatch, HybridConfig(encoder=conformer(**options)), FRAMES, samples=False)
 
 
+@pytest.mark.parametrize("name", PREDICTORS.names())
+def test_a_step_of_every_predictor_waits_once(name, monkeypatch):
+    heads = {"transducer": TransducerHeadConfig(predictor=PREDICTORS.config_type(name)())}
+    step(monkeypatch, HybridConfig(encoder=conformer(), heads=heads), TRANSDUCER, samples=False)
+
+
 def test_ctc_behind_key_frames_waits_once(monkeypatch):
     stems = {0: Conv2dConfig(channels=4), 1: KeyframeConfig(keep=3)}
     heads = {"ctc": CtcHeadConfig(input="frames")}
     config = HybridConfig(encoder=conformer(downsamplers=stems), heads=heads)
-    step(monkeypatch, config, FRAMES | {"inner": ("ctc", {"input": "inter_ctc"})}, samples=False)
+    inner = {"inner": ("ctc", {"input": "inter_ctc"})}
+    step(monkeypatch, config, FRAMES | TRANSDUCER | inner, samples=False)
 
 
 def test_two_views_and_accents_wait_once(monkeypatch):

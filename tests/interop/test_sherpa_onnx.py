@@ -20,6 +20,8 @@ from asrtool.data.fbank import Fbank, FbankConfig
 from asrtool.data.features import Cmvn
 from asrtool.export import prove
 from asrtool.export.build import ExportConfig, build
+from asrtool.heads import StatelessConfig, TransducerHeadConfig
+from asrtool.losses import TransducerConfig
 from asrtool.model_folder import build_model
 from asrtool.streaming import with_chunks
 from tests import toy_experiment
@@ -197,6 +199,37 @@ def test_a_model_of_the_default_features(toy_sherpa, tmp_path):
     rows = prove.read_set(toy_sherpa / "data" / "test")
     texts = prove.texts(recognizer, rows, prove.by_asrtool(recognizer))
     assert len(set(texts.values())) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "recogniser"),
+    [({}, "Offline"), ({"streaming": True, "caches": "zipformer"}, "Online")],
+    ids=["whole", "stream"],
+)
+def test_a_transducer(toy_online, tmp_path, options, recogniser):
+    """Of random weights: every token has its turn."""
+    toy = asrtool.load(toy_online / "exp")
+    head = TransducerHeadConfig(predictor=StatelessConfig(dim=16), dim=12)
+    losses = {**toy.config.losses, "transducer": TransducerConfig(weight=1.0)}
+    model = replace(toy.config.model, heads={"transducer": head})
+    config = replace(toy.config, model=model, losses=losses)
+    torch.manual_seed(0)
+    model = build_model(config, toy.tokenizer.size).eval()
+    with torch.no_grad():
+        model.heads["transducer"].joiner.weight.mul_(30)
+        model.heads["transducer"].joiner.bias[1] = -100  # sherpa-onnx never says <unk>
+    recognizer = replace(toy, config=config, model=model)
+    if options:
+        recognizer = with_chunks(recognizer, 160, 2)
+    wanted = ExportConfig(sherpa=True, data=toy_online / "data" / "test", metric="cer", **options)
+    build(recognizer, wanted, toy_online / "exp" / "vocab", tmp_path)
+    facts = json.loads((tmp_path / "export.json").read_text())
+    assert facts["sherpa-onnx"]["recognizer"] == f"{recogniser}Recognizer.from_transducer"
+    assert differing(facts) == {"encoder.onnx": 0}
+    rows = prove.read_set(toy_online / "data" / "test")
+    greedy = prove.greedy(recognizer, "transducer")
+    listen = prove.by_asrtool_in_chunks if options else prove.by_asrtool
+    assert len(set(prove.texts(greedy, rows, listen(greedy)).values())) == len(rows)
 
 
 def test_features_are_those_of_kaldi_native_fbank_as_it_is_installed():

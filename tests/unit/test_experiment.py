@@ -11,7 +11,7 @@ from asrtool.experiment import (
     split_overrides,
 )
 from asrtool.model_folder import Experiment
-from asrtool.searchers import CtcGreedyConfig, fusion
+from asrtool.searchers import CtcGreedyConfig, TransducerBeamConfig, fusion
 from asrtool.trainer import averaging
 
 BASE = """
@@ -109,6 +109,14 @@ def test_decoding_averages_as_many_checkpoints_as_training_unless_told(
 def test_an_average_of_no_checkpoint_is_refused():
     with pytest.raises(ValueError, match="average is 0"):
         DecodeConfig(searcher=CtcGreedyConfig(), average=0)
+
+
+def test_greedy_search_of_a_transducer_becomes_its_beam_search_with_an_ngram_model(tmp_path):
+    (tmp_path / "decode.yaml").write_text("searcher: {type: transducer_greedy, input: rnnt}\n")
+    searcher = load_decode(tmp_path / "decode.yaml", ngram=tmp_path / "x.arpa").searcher
+    assert isinstance(searcher, TransducerBeamConfig) and searcher.input == "rnnt"
+    assert searcher.ngram.path == str(tmp_path / "x.arpa")
+    assert searcher.weights == {"transducer": 1.0, "ngram": 0.5}
 
 
 def test_a_config_may_leave_the_ngram_model_to_the_command_line(tmp_path):

@@ -12,9 +12,10 @@ from asrtool import config, searchers
 from asrtool.experiment import DecodeConfig
 from asrtool.searchers import beam, hotwords, ngram, rescoring
 from asrtool.searchers.ctc import prefix_beam, scorer
+from asrtool.searchers.transducer import beam as transducer_beam
 
 PAGE = (Path(__file__).parents[3] / "docs/decoding.md").read_text(encoding="utf-8")
-MODULES = (beam, prefix_beam, scorer, hotwords, ngram, rescoring)
+MODULES = (beam, prefix_beam, scorer, hotwords, ngram, rescoring, transducer_beam)
 
 
 def blocks(language: str) -> list[str]:

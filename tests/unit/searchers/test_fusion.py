@@ -11,6 +11,8 @@ from asrtool.searchers import (
     CtcPrefixBeam,
     CtcPrefixBeamConfig,
     JointBeamConfig,
+    TransducerBeam,
+    TransducerBeamConfig,
     ctc_prefix_beam_search,
 )
 from asrtool.searchers.beam import Beam
@@ -244,3 +246,59 @@ def test_a_model_of_words_is_refused_where_tokens_are_meant_and_the_other_way_ro
         NgramFusion(ArpaModel(path), "token", ["x", "y", "z"], ["x", "y", "z"])
     with pytest.raises(ValueError, match="unit: token"):
         NgramFusion(ArpaModel(path), "word", ["a", "b"], ["a", "b"])
+
+
+def toy_transducer_beam(path, tokens, **more) -> TransducerBeam:
+    """With an n-gram model and hotwords."""
+    model = ToyModel(len(tokens), 2)
+    searcher = TransducerBeam(TransducerBeamConfig(length_bonus=0.4, **more), model=model)
+    searcher.names, searcher.scores = zip(*both(path, tokens).items(), strict=True)
+    searcher.weights = (0.6, 1.5)
+    return searcher
+
+
+@pytest.mark.parametrize("tokens", [CHARACTERS, PIECES], ids=["characters", "pieces"])
+def test_a_transducer_beam_adds_the_scores_of_the_whole_text(path, tokens):
+    searcher = toy_transducer_beam(path, tokens, beam=6)
+    scores, said = both(path, tokens), 0
+    for nbest in searcher.search(utterances((14, 3, 0, 9))):
+        for h in nbest:
+            text = text_of(tokens, h.tokens)
+            value, state = scores["hotwords"].model.extend(scores["hotwords"].start(), text)
+            expected = {
+                "transducer": h.parts["transducer"],
+                "ngram": sentence(scores["ngram"].model, text.split()),
+                "hotwords": value + scores["hotwords"].model.end(state),
+            }
+            assert h.parts == pytest.approx(expected, abs=1e-9)
+            weights = {"transducer": 1.0, "ngram": 0.6, "hotwords": 1.5}
+            score = sum(weights[name] * part for name, part in h.parts.items())
+            assert h.score == pytest.approx(score + 0.4 * len(h.tokens), abs=1e-9)
+            said += len(h.tokens)
+    assert said > 20
+
+
+def test_a_wide_transducer_beam_ranks_all_texts_by_all_scores(path):
+    """No token is left out: its sums are those of the search without models."""
+    encoded = utterances((4,), 5)
+    searcher = toy_transducer_beam(path, CHARACTERS, beam=1500)
+    model = searcher.model
+    plain = TransducerBeam(TransducerBeamConfig(beam=1500), model=model)
+    expected = {h.tokens: h.score for h in plain.search(encoded)[0]}
+    found = searcher.search(encoded)[0]
+    assert {h.tokens for h in found} == set(expected)
+    assert len(found) == sum(5**length for length in range(5))
+    for h in found:
+        assert h.parts["transducer"] == pytest.approx(expected[h.tokens], abs=1e-9)
+
+
+def test_the_config_of_a_transducer_beam_names_the_models_that_it_reads(path):
+    config = TransducerBeamConfig(
+        ngram=NgramConfig(path=path), weights={"transducer": 1, "ngram": 1}
+    )
+    searcher = TransducerBeam(config, model=ToyModel(7, 2), tokens=CHARACTERS)
+    assert searcher.names == ("ngram",) and searcher.weights == (1,)
+    with pytest.raises(ValueError, match="weights may name transducer"):
+        TransducerBeamConfig(weights={"transducer": 1.0, "ctc": 1.0})
+    with pytest.raises(ValueError, match="ngram is set, but weights.ngram is not"):
+        TransducerBeamConfig(ngram=NgramConfig(path=path))

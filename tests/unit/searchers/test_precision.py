@@ -7,6 +7,7 @@ import torch
 
 from asrtool.decoders import TransformerDecoderConfig
 from asrtool.encoders import ConformerConfig
+from asrtool.heads import LstmConfig, TransducerHeadConfig
 from asrtool.models import MODELS, HybridConfig
 from asrtool.searchers import (
     SEARCHERS,
@@ -18,6 +19,8 @@ from asrtool.searchers import (
     LlmBeamConfig,
     LlmDraftConfig,
     RescoringConfig,
+    TransducerBeamConfig,
+    TransducerGreedyConfig,
 )
 from asrtool.searchers.llm_beam import LlmConstraintsConfig
 from asrtool.types import Padded
@@ -32,6 +35,8 @@ HYBRID = {
     "ctc_greedy": CtcGreedyConfig(),
     "ctc_prefix_beam": CtcPrefixBeamConfig(beam=3),
     "attention_rescoring": RescoringConfig(first_pass=CtcPrefixBeamConfig(beam=3)),
+    "transducer_greedy": TransducerGreedyConfig(),
+    "transducer_beam": TransducerBeamConfig(),
 }
 LLM = {
     "llm_beam": LlmBeamConfig(beam=3, constraints=LLM_LIMITS),
@@ -44,12 +49,13 @@ def hybrid():
     torch.manual_seed(0)
     encoder = ConformerConfig(num_layers=1, dim=16, num_heads=2, ffn_dim=32, kernel=5)
     decoder = TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=32)
+    heads = {"transducer": TransducerHeadConfig(predictor=LstmConfig(dim=16), dim=16)}
     return MODELS.build(
-        HybridConfig(encoder=encoder, decoder=decoder),
+        HybridConfig(encoder=encoder, decoder=decoder, heads=heads),
         input_dim=20,
         vocab_size=7,
         frame_shift=0.01,
-        heads=frozenset({"ctc", "attention"}),
+        heads=frozenset({"ctc", "attention", "transducer"}),
     ).eval()
 
 

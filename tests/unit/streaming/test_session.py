@@ -16,13 +16,13 @@ from asrtool.downsamplers import Conv2dConfig, Keyframe, KeyframeConfig, Strided
 from asrtool.encoders import ChunkConfig, ConformerConfig, EchoConfig
 from asrtool.encoders.qifusion import AccentConfig, QifusionConfig
 from asrtool.experiment import DecodeConfig
+from asrtool.heads import LstmConfig, TransducerHeadConfig
 from asrtool.models import MODELS, HybridConfig
 from asrtool.recognition import Classifier
 from asrtool.recognizer import Recognizer
 from asrtool.searchers import SEARCHERS, CtcPrefixBeamConfig
 from asrtool.streaming import Session
 from asrtool.types import EncoderOutput, Hypothesis, Padded
-from tests import toy_transducer
 
 BINS, VOCABULARY, CHUNK = 20, 9, 3
 SHAPE = {"num_layers": 3, "dim": 16, "num_heads": 2, "ffn_dim": 32, "kernel": 5, "dropout": 0.0}
@@ -61,18 +61,13 @@ SEARCHES = {
     # wide: of random weights, prefixes tie to 1e-7, and a narrow beam would keep either
     "prefix beam": ("ctc_prefix_beam", {"beam": 30}),
     "two passes": ("attention_rescoring", {"first_pass": CtcPrefixBeamConfig(beam=30)}),
-    "transducer": ("toy_transducer_greedy", {}),
+    "transducer": ("transducer_greedy", {}),
+    "transducer's beam": ("transducer_beam", {}),
 }
 CASES = [
     *((encoder, "greedy") for encoder in ENCODERS),
     *(("qifusion, 1 left chunk", search) for search in SEARCHES if search != "greedy"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def transducer():
-    with toy_transducer.registered():
-        yield
 
 
 def recognizer(encoder: str, search: str) -> Recognizer:
@@ -82,7 +77,7 @@ def recognizer(encoder: str, search: str) -> Recognizer:
     config = HybridConfig(
         encoder=ENCODERS[encoder],
         decoder=TransformerDecoderConfig(num_layers=1, num_heads=2, ffn_dim=16),
-        heads={"transducer": toy_transducer.TransducerHeadConfig()},
+        heads={"transducer": TransducerHeadConfig(predictor=LstmConfig(dim=16), dim=16)},
     )
     model = MODELS.build(
         config,
@@ -100,7 +95,7 @@ def recognizer(encoder: str, search: str) -> Recognizer:
         sharpen(ctc, ctc.logits(model.encode(noise, CHUNK)))
         for parameter in model.heads["transducer"].parameters():
             parameter.mul_(6)
-        model.heads["transducer"].out_proj.bias[0] += 3.0
+        model.heads["transducer"].joiner.bias[0] += 3.0
     kind, settings = SEARCHES[search]
     searcher = SEARCHERS.config_type(kind)(**settings)
     accents = Classifier("accent", "accent", ("a", "b", "c"))

@@ -105,6 +105,13 @@ def test_drafts_of_any_quality_have_the_tokens_of_greedy_search(
     assert all("  1.0 passes per batch, 100% of the draft" in line for line in drafted[:2])
 
 
+def test_the_loss_of_a_transducer_is_compared_with_all_logits(monkeypatch, capsys) -> None:
+    options = "--utterances 2 --seconds 1 --vocabulary 12 --rounds 1"
+    run_main("transducer_loss", {"memory": lambda name, sizes: 1.0}, options, monkeypatch)
+    *both, ratio = capsys.readouterr().out.splitlines()
+    assert len(both) == 2 and ratio.startswith("direct / asrtool: time ")
+
+
 def run_main(name, constants, options, monkeypatch) -> None:
     """Run a script in this process, with other values for some of its constants."""
     path = ROOT / "tools" / "benchmarks" / f"{name}.py"
