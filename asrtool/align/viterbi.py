@@ -9,6 +9,9 @@ where the last one is allowed only for a token that differs from the previous to
 in state 0 or 1 and ends in state 2 U - 1 or 2 U. Of equal candidates the first one of (1) is taken,
 of equal ends state 2 U - 1. NumPy computes all states of all utterances at once, frame by frame, in
 float64: nothing has to be compiled before the first utterance.
+
+The most probable labels of all frames are the best path of all texts. Where they spell the text, as
+they do for most of what is recognised, they are the answer, and (1) is not computed.
 """
 
 from __future__ import annotations
@@ -51,17 +54,21 @@ def align(
             raise ValueError(
                 f"align: the text contains the blank (token {blank}); use another token"
             )
-    pairs = zip(references, rows, strict=True)
-    possible = [i for i, (row, frames) in enumerate(pairs) if frames_needed(row) <= len(frames)]
-    paths = (
-        _best_paths([rows[i] for i in possible], [references[i] for i in possible], blank)
-        if possible
-        else []
-    )
-    alignments: list[Alignment | None] = [None] * len(rows)
-    for index, path in zip(possible, paths, strict=True):
-        alignments[index] = _describe(rows[index], path, blank)
-    return alignments
+    pairs = list(zip(references, rows, strict=True))
+    paths = [_greedy(frames, row, blank) for row, frames in pairs]
+    searched = [
+        i
+        for i, (row, frames) in enumerate(pairs)
+        if paths[i] is None and frames_needed(row) <= len(frames)
+    ]
+    if searched:
+        found = _best_paths([rows[i] for i in searched], [references[i] for i in searched], blank)
+        for index, path in zip(searched, found, strict=True):
+            paths[index] = path
+    return [
+        None if path is None else _describe(row, path, blank)
+        for row, path in zip(rows, paths, strict=True)
+    ]
 
 
 def frames_needed(tokens: Sequence[int]) -> int:
@@ -85,6 +92,21 @@ def _describe(log_probs: Tensor, path: np.ndarray, blank: int) -> Alignment | No
     ends = np.flatnonzero((path != blank) & (path != after)) + 1
     means = [float(values[start:end].mean()) for start, end in zip(starts, ends, strict=True)]
     return Alignment(tuple(starts.tolist()), tuple(ends.tolist()), tuple(means), score)
+
+
+def _greedy(log_probs: Tensor, tokens: list[int], blank: int) -> np.ndarray | None:
+    """The most probable label of each frame (S,), if these are the best path of the tokens: if they
+    spell them, and no other label is as probable. log_probs (S, V).
+    """
+    if not len(log_probs):
+        return None
+    values = log_probs.float().cpu().numpy()
+    path = values.argmax(axis=1)
+    best = values[np.arange(len(path)), path]
+    if np.count_nonzero(values == best[:, None]) != len(path):  # NaN or ties, which (1) decides
+        return None
+    changes = np.concatenate([[True], path[1:] != path[:-1]])
+    return path if path[changes & (path != blank)].tolist() == tokens else None
 
 
 def _best_paths(rows: list[Tensor], tokens: list[list[int]], blank: int) -> list[np.ndarray]:

@@ -237,7 +237,8 @@ class Session:
     def finish(self) -> tuple[list[list[Hypothesis]], list[Classes]]:
         """N-best lists and labels since the (re)start; call `restart` before `accept`."""
         nbests = self._first.finish(self._state)
-        if not any(self._pieces):
+        readers = self._second is not None or self.recognizer.classifiers
+        if not readers or not any(self._pieces):
             return [[self._named(hypothesis) for hypothesis in nbest] for nbest in nbests], [
                 {} for _ in nbests
             ]

@@ -116,6 +116,29 @@ def test_longer_utterances_are_the_same_alone_in_a_batch_and_state_by_state():
         assert labels_of(alignment, wanted, len(row)) == one_by_one(row, wanted)
 
 
+def test_the_best_path_of_all_texts_is_that_of_the_text_that_it_spells(monkeypatch):
+    """As the recurrence finds it, which is not computed then; where labels tie, it decides."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [(3 * torch.randn(40, 7, generator=generator)).log_softmax(-1) for _ in range(3)]
+    texts = [list(collapse(row.argmax(1).tolist())) for row in rows]
+    wanted = viterbi._best_paths(rows, texts, 0)
+    tied = torch.zeros(3, 4).log_softmax(-1)
+    searched = []
+
+    def search(some: list, tokens: list, blank: int) -> list:
+        searched.append(tokens)
+        return kept(some, tokens, blank)
+
+    kept = viterbi._best_paths
+    monkeypatch.setattr(viterbi, "_best_paths", search)
+    found = viterbi.align(stack([*rows, tied]), [*texts, [1]])
+    assert searched == [[[1]]]
+    for alignment, text, labels in zip(found, texts, wanted, strict=False):
+        assert labels_of(alignment, tuple(text), 40) == tuple(labels)
+    viterbi.align(stack(rows), [text[1:] for text in texts])
+    assert searched[1:] == [[text[1:] for text in texts]]
+
+
 @pytest.mark.skipif(
     not torchaudio_adapter.extension_available(), reason="torchaudio's extension does not load here"
 )
