@@ -16,7 +16,7 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from asrtool.nn.dropout import random_mask
 from asrtool.nn.positions import rotate
 from asrtool.nn.relative import RelativeAttention, diagonals
-from asrtool.nn.rows import PerRow
+from asrtool.nn.rows import PerRow, chosen
 from asrtool.nn.windows import windowed_attention
 
 if TYPE_CHECKING:
@@ -54,17 +54,23 @@ class KeyValue(PerRow):
 
     def take(self, rows: Tensor) -> KeyValue:
         """Rows (N,) of the batch; beams reorder their caches this way."""
-        return KeyValue(self.key[rows], self.value[rows])
+        return KeyValue(chosen(self.key, rows), chosen(self.value, rows))
 
     def join(self, other: KeyValue) -> KeyValue:
         """The rows of both, right-aligned: shorter ones are padded with zeros on the left."""
         keys = max(self.key.shape[2], other.key.shape[2])
-        return KeyValue(
-            *(
-                torch.cat([pad(part, (0, 0, keys - part.shape[2], 0)) for part in pair])
-                for pair in ((self.key, other.key), (self.value, other.value))
+
+        def joined(*pair: Tensor) -> Tensor:
+            # `pad` copies even where it adds nothing, which is the rule once caches are full
+            short = [keys - part.shape[2] for part in pair]
+            return torch.cat(
+                [
+                    pad(part, (0, 0, missing, 0)) if missing else part
+                    for part, missing in zip(pair, short, strict=True)
+                ]
             )
-        )
+
+        return KeyValue(joined(self.key, other.key), joined(self.value, other.value))
 
     def gather(self, index: Tensor | slice) -> KeyValue:
         """Keys index (B, K') of each row, or the same ones of all rows."""
