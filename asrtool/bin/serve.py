@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import gc
 import importlib.util
 import os
 import resource
@@ -37,6 +38,7 @@ from asrtool.streaming import EndConfig
 
 PACKAGES = ("aiohttp", "prometheus_client")
 TOKEN = "ASRTOOL_TOKEN"
+YOUNG = 10_000  # objects that came before the collector looks for garbage among them
 FILES = 64  # file descriptors beside those of connections
 LIMITS = {  # option -> what it limits; the defaults are those of `Limits`
     "connections": "open audio streams",
@@ -83,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         how = "files" if model.live is None else "streams and files"
         logger.info("%s: %s at %s", model.name, how, address)
 
+    keep_out_of_collections()
     asyncio.run(run.serve(service, args.host, args.port, args.grace, tls, started))
 
 
@@ -187,10 +190,20 @@ def tls_of(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
+def keep_out_of_collections() -> None:
+    """Let Python's collector of garbage pass over what is here: the modules and the model stay. It
+    would look at their 400,000 objects again and again, for up to half a second each time, with
+    every few hundred connections that come and go.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
+
+
 def allow_files(limits: Limits) -> None:
     """Let the process open as many sockets as connections may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + limits.files + FILES
+    wanted = limits.sockets + limits.files + FILES
     if soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -27,6 +27,10 @@ class Refused(UserError):
         self.parameter = parameter  # of the request, where one is to blame
 
 
+# connections beside those that are served: they send a head, are refused, or close
+SPARE = 256
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What clients may take. Seconds are of the clock, where they are not of audio."""
@@ -45,6 +49,11 @@ class Limits:
     files: int = 16  # that wait, and uploads that run; then more are refused
     request_seconds: float = 600.0  # from the first byte of an upload to its answer
     head_seconds: float = 20.0  # until a connection has sent the head of a request
+
+    @property
+    def sockets(self) -> int:
+        """Connections that may be open, whatever they do."""
+        return self.connections + self.files + SPARE
 
     def __post_init__(self) -> None:
         for field in fields(self):

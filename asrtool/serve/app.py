@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ from asrtool.serve.metrics import Metrics
 from asrtool.serve.model import Served
 from asrtool.streaming import EndConfig
 
+LOOK = 0.1  # seconds after which the event loop should come back
 SLACK = 1 << 20  # bytes of a form beside its file
 # the page is complete in itself: nothing of another host, nothing written into it
 POLICY = (
@@ -58,6 +60,7 @@ class Service:
             client_max_size=self.limits.file_bytes + SLACK,
             middlewares=[
                 self.heads.middleware(),
+                guard.Turnstile().middleware(),
                 guard.errors(self.metrics),
                 guard.access(self.token),
             ],
@@ -92,6 +95,7 @@ class Service:
         self._tasks = [asyncio.create_task(self.files.run())]
         if self.batches is not None:
             self._tasks.append(asyncio.create_task(self.batches.run()))
+        self._tasks.append(asyncio.create_task(watch_loop(self.metrics)))
         yield
         for task in self._tasks:
             task.cancel()
@@ -114,6 +118,14 @@ class Service:
     async def _metrics(self, request: web.Request) -> web.Response:
         text, kind = self.metrics.text()
         return web.Response(body=text, headers={"Content-Type": kind})
+
+
+async def watch_loop(metrics: Metrics) -> None:
+    """Note how late the event loop is, until cancelled."""
+    while True:
+        due = time.monotonic() + LOOK
+        await asyncio.sleep(LOOK)
+        metrics.loop.observe(time.monotonic() - due)
 
 
 def _answer(name: str, text: str) -> Callable:

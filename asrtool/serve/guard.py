@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import time
+from collections import deque
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
@@ -60,6 +61,8 @@ def errors(metrics: Metrics) -> Callable:
             response = error(refusal.status, str(refusal), refusal.parameter)
         except UserError as wrong:
             response = error(400, str(wrong))
+        except ConnectionError:  # the client is gone: nobody is told, and nothing is wrong here
+            raise
         except web.HTTPException as answer:
             response = error(answer.status, f"{request.method} {request.path}: {answer.reason}")
         except Exception:
@@ -121,6 +124,51 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         raise Refused(400, f"{address!r} is no address") from None
+
+
+class Turnstile:
+    """Lets a few requests in with each turn of the event loop, in the order in which they came.
+
+    Between two turns, whoever is connected already is read and answered. So a thousand that come at
+    once delay the audio of the others by a turn of these few, not of a thousand.
+    """
+
+    def __init__(self, few: int = 8) -> None:
+        self._few = few
+        self._left = few  # that may still pass in this turn
+        self._line: deque[asyncio.Future] = deque()
+
+    async def wait(self) -> None:
+        """Until this one's turn has come."""
+        loop = asyncio.get_running_loop()
+        if self._left == self._few:
+            loop.call_soon(self._turn)
+        if self._left:
+            self._left -= 1
+            return
+        self._line.append(loop.create_future())
+        await self._line[-1]
+
+    def _turn(self) -> None:
+        """The next turn has begun."""
+        self._left = self._few
+        while self._line and self._left:
+            first = self._line.popleft()
+            if not first.done():  # it has not gone away in the meantime
+                first.set_result(None)
+                self._left -= 1
+        if self._left < self._few:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def middleware(self) -> Callable:
+        """Middleware: every request waits for its turn."""
+
+        @web.middleware
+        async def middleware(request: web.Request, handler: Callable) -> web.StreamResponse:
+            await self.wait()
+            return await handler(request)
+
+        return middleware
 
 
 class Heads:

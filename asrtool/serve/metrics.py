@@ -14,6 +14,7 @@ from prometheus_client import (
 )
 
 LAGS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+DELAYS = (0.001, 0.002, 0.005, *LAGS)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -42,6 +43,12 @@ class Metrics:
             "asrtool_stream_lag_seconds",
             "From the arrival of the last sample of a chunk to its result",
             buckets=LAGS,
+            registry=registry,
+        )
+        self.loop = Histogram(
+            "asrtool_loop_delay_seconds",
+            "By which the event loop comes late to what is due: it has too much to read and write",
+            buckets=DELAYS,
             registry=registry,
         )
         self.requests = Counter(

@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from asrtool.errors import UserError
-from asrtool.serve import guard
+from asrtool.serve import Limits, guard
 from asrtool.serve.app import Service
 
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted
+ACCEPTED = 8  # in one turn of the event loop: who is here waits for a few newcomers, not for all
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # of a request that is none its client is told; logged, it would fill the disk for whoever likes
 HTTP = logging.Logger("http", logging.CRITICAL)
@@ -60,12 +61,41 @@ async def running(
     )
     await runner.setup()
     sweeper = asyncio.create_task(service.heads.run(runner.server))
+    door = None
     try:
-        await web.TCPSite(runner, host, port, backlog=BACKLOG, ssl_context=tls).start()
-        yield _address(runner.addresses[0], tls)
+        door = await _open(runner.server, service.limits, host, port, tls)
+        yield _address(door.sockets[0].getsockname(), tls)
     finally:
+        if door is not None:
+            door.close()
         sweeper.cancel()
         await runner.cleanup()
+
+
+async def _open(
+    server: web.Server, limits: Limits, host: str, port: int, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    """Listen. A thousand that come at once are let in a few at a time, and one for whom there is no
+    room is cut off before anything is kept of it.
+    """
+
+    def welcome() -> asyncio.BaseProtocol:
+        return server() if len(server.connections) < limits.sockets else _NoRoom()
+
+    loop = asyncio.get_running_loop()
+    # asyncio takes its backlog for both: what the kernel keeps, and what one turn accepts
+    door = await loop.create_server(welcome, host, port, ssl=tls, backlog=ACCEPTED)
+    for listening in door.sockets:
+        with listening.dup() as same:
+            same.listen(BACKLOG)
+    return door
+
+
+class _NoRoom(asyncio.Protocol):
+    """A connection that is cut off at once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        transport.abort()
 
 
 async def _signal() -> None:

@@ -23,10 +23,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import contextlib
 import json
+import multiprocessing
 import os
 import random
+import re
 import shlex
 import socket
 import subprocess
@@ -42,21 +45,13 @@ import numpy as np
 
 from asrtool.bin.recognize import files_of
 from asrtool.data import audio
+from tools.benchmarks.bad_clients import be_bad
 
 PIECE = 0.04  # seconds of audio in a message
 WARM = 3.0  # seconds that are not measured
 SLACK = 0.3  # seconds that the 95th percentile may be above the chunk
 RATE = 16000
 PATIENCE = 300  # seconds that a client waits for the last result
-# kinds of bad clients and their share; the last two have audio computed, as much as good ones do
-BAD = {
-    "silent": 0.25,
-    "half a head": 0.2,
-    "half a message": 0.25,
-    "garbage": 0.2,
-    "lost": 0.08,
-    "unread": 0.02,
-}
 
 
 # -- the server ---------------------------------------------------------------
@@ -72,13 +67,18 @@ class Server:
 
     def cpu(self) -> float:
         """Seconds of CPU that it took so far."""
-        parts = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+        return seconds_of(self.process.pid)
 
     def resident(self) -> float:
         """Megabytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def seconds_of(process: int) -> float:
+    """Seconds of CPU that a process took so far."""
+    parts = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -376,66 +376,27 @@ def _play(
 # -- clients that misbehave --------------------------------------------------------
 
 
-async def misbehave(server: Server, kind: str, sound: bytes, until: float, counts: dict) -> None:
-    """Again and again until the end."""
-    host, _, port = server.address.removeprefix("http://").partition(":")
-    draw = random.Random(hash(kind) ^ int(1e6 * time.monotonic()))
-    while time.monotonic() < until:
-        counts[kind] = counts.get(kind, 0) + 1
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                async with asyncio.timeout(max(0.1, until - time.monotonic())):
-                    await _bad(kind, reader, writer, sound, draw)
-            finally:
-                writer.transport.abort()
-        await asyncio.sleep(draw.uniform(0.5, 5))
-
-
-async def _bad(kind: str, reader, writer, sound: bytes, draw: random.Random) -> None:
-    """One connection of a kind."""
-    head = (
-        b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-        b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
-    if kind == "half a head":
-        writer.write(head[: draw.randrange(1, len(head) - 2)])
-        await reader.read()
-        return
-    writer.write(head)
-    await reader.readuntil(b"\r\n\r\n")
-    if kind == "silent":
-        while await reader.read(4096):
-            pass
-    elif kind == "half a message":
-        writer.write(frame(2, sound[:8000])[: draw.randrange(2, 4000)])
-        while await reader.read(4096):
-            pass
-    elif kind == "garbage":
-        for _ in range(20):
-            payload = draw.randbytes(draw.randrange(1, 3000))
-            writer.write(payload if draw.random() < 0.3 else frame(draw.choice((1, 2)), payload))
-            await writer.drain()
-            await asyncio.sleep(0.05)
-    elif kind == "lost":
-        for at in range(0, draw.randrange(3200, 64000), 3200):
-            writer.write(frame(2, sound[at : at + 3200]))
-            await asyncio.sleep(0.1)
-    else:  # unread: speaks on and on, and reads nothing
-        writer.transport.pause_reading()
-        while True:
-            for at in range(0, len(sound), 3200):
-                writer.write(frame(2, sound[at : at + 3200]))
-                await writer.drain()
-                await asyncio.sleep(0.1)
-
-
-def frame(kind: int, payload: bytes) -> bytes:
-    """A whole websocket message of a client (RFC 6455, 5.2), masked by zeros."""
-    size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    return bytes([0x80 | kind]) + length + bytes(4) + payload
+@contextlib.contextmanager
+def crowd(
+    args: argparse.Namespace, server: Server, sound: np.ndarray
+) -> Iterator[tuple[Callable[[], float], dict]]:
+    """Bad clients in a process of their own, until `args.duration` seconds are over: their work
+    must not delay the clock of the good ones. Gives the CPU seconds that they took so far, and, at
+    the end, how many of each kind there were.
+    """
+    counts: dict[str, int] = {}
+    near, far = multiprocessing.Pipe()
+    wanted = server.address, args.connections, sound, args.duration, far
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=be_bad, args=wanted)
+    process.start()
+    near.recv()
+    try:
+        yield lambda: seconds_of(process.pid), counts
+        counts |= near.recv()
+    finally:
+        process.terminate()
+        process.join()
 
 
 async def beside(
@@ -454,33 +415,52 @@ async def beside(
         async def good() -> list[Heard]:
             return await asyncio.gather(*map(one, several, (0.0, 0.3)))
 
+        def texts(heard: Sequence[Heard]) -> list[str]:
+            return [one.text for one in heard]
+
         alone = await good()
         print(f"alone: {server.resident():.0f} MB, {_late(alone)}", flush=True)
-        until, counts = time.monotonic() + args.duration, {}
-        sound = (32767 * np.clip(several[0], -1, 1)).astype("<i2").tobytes()
-        kinds = random.Random(0).choices([*BAD], [*BAD.values()], k=args.connections)
-        bad = [asyncio.create_task(misbehave(server, kind, sound, until, counts)) for kind in kinds]
-        resident = asyncio.create_task(watch(server, until))
-        same, rounds = 0, 0
-        while time.monotonic() + len(several[0]) / RATE < until:
-            found = await good()
-            rounds += 1
-            same += [one.text for one in found] == [one.text for one in alone]
-            left = until - time.monotonic()
-            print(
-                f"  {left:5.0f} s left: {server.resident():.0f} MB, {_late(found)}, texts "
-                f"{'unchanged' if same == rounds else 'CHANGED'}{_errors(found)}",
-                flush=True,
-            )
-        await asyncio.gather(*bad)
-        marks = await resident
-        quarters = [max(part) for part in np.array_split(marks, 4)]
-        print("most in each quarter of the time: " + ", ".join(f"{x:.0f} MB" for x in quarters))
+        same, rounds = 0, []
+        with crowd(args, server, several[0]) as (driver, counts):
+            until = time.monotonic() + args.duration
+            resident = asyncio.create_task(watch(server, until))
+            spent = server.cpu(), driver(), await delays(session)
+            while time.monotonic() + len(several[0]) / RATE < until:
+                found = await good()
+                rounds.append(found)
+                same += texts(found) == texts(alone)
+                before, spent = spent, (server.cpu(), driver(), await delays(session))
+                loop = spent[2] - before[2]
+                print(
+                    f"  {until - time.monotonic():5.0f} s left: {server.resident():.0f} MB, "
+                    f"{_late(found)}, {_loop(loop)}, CPU seconds of the server "
+                    f"{spent[0] - before[0]:.1f}, of the bad clients {spent[1] - before[1]:.1f}, "
+                    f"texts {'unchanged' if same == len(rounds) else 'CHANGED'}{_errors(found)}",
+                    flush=True,
+                )
+            marks = await resident
+        print(f"all rounds: {_late([one for found in rounds for one in found])}")
+        parts = [max(part) for part in np.array_split(marks, 8)]
+        print("most in each eighth of the time: " + ", ".join(f"{x:.0f} MB" for x in parts))
         await asyncio.sleep(2)
         after = await good()
-        unchanged = [one.text for one in after] == [one.text for one in alone]
+        unchanged = texts(after) == texts(alone)
         print(f"after: {server.resident():.0f} MB, {_late(after)}, unchanged: {unchanged}")
-        print(f"{same} of {rounds} rounds with unchanged texts; bad connections: {counts}")
+        print(f"{same} of {len(rounds)} rounds with unchanged texts; bad connections: {counts}")
+
+
+async def delays(session: aiohttp.ClientSession) -> collections.Counter:
+    """How often the server's loop was at most so many seconds late."""
+    async with session.get("/metrics") as answer:
+        found = re.findall(r'loop_delay_seconds_bucket{le="(.*?)"} (.*)', await answer.text())
+    return collections.Counter({float(most): float(number) for most, number in found})
+
+
+def _loop(counts: collections.Counter) -> str:
+    """The bound under which 95 of 100 delays are."""
+    whole = max(counts.values(), default=0)
+    bound = min((most for most, number in counts.items() if number >= 0.95 * whole), default=0)
+    return f"95 % of the loop's delays within {bound:g} s"
 
 
 async def watch(server: Server, until: float) -> list[float]:
