@@ -1,5 +1,5 @@
-"""Clients that misbehave, for `serve.py misbehave`: they send half messages, garbage or silence, end
-suddenly, or do not read.
+"""Clients that misbehave, for `serve.py misbehave`: they send half messages, garbage or silence,
+end suddenly, or do not read.
 """
 
 from __future__ import annotations
