@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +338,10 @@ def test_the_mean_over_accents_gives_each_the_same_weight(modules):
     more["labels"] = one["labels"]
     both = rows.contrast({0: one}, {0: more}, ("greedy", "greedy"), ["test"], macro=True)
     assert (both.difference, both.low, both.high) == pytest.approx((5.0, 5.0, 5.0))
+    study = replace(modules["systems"].STUDIES["accents"], tests=("test",))
+    lines = rows.accent_table({**dict.fromkeys(study.systems, {}), "conformer": {0: one}}, study)
+    assert lines.splitlines()[0] == "| system | mandarin, 100 clips | us, 20 clips |"
+    assert lines.splitlines()[2] == "| Conformer | 10.00 | 50.00 |"
 
 
 def test_the_lists_are_nested_balanced_and_without_the_held_out(modules):

@@ -145,12 +145,16 @@ def contrast(
 
 
 def table(folder: Path, study: Study) -> str:
-    """Markdown: a line for each system and decoding that has rows; below, the degraded copies of a
-    test set.
+    """Markdown: a line for each system and decoding that has rows; below, each accent, or the
+    degraded copies of a test set.
     """
     measured = {name: read(folder, name) for name in study.systems}
-    text = main_table(measured, study)
-    return text if study.degraded is None else f"{text}\n\n{degraded_table(measured, study)}"
+    tables = [main_table(measured, study)]
+    if study.macro:
+        tables.append(accent_table(measured, study))
+    if study.degraded is not None:
+        tables.append(degraded_table(measured, study))
+    return "\n\n".join(tables)
 
 
 def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
@@ -177,6 +181,28 @@ def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> s
             seconds = [row["train_cpu_seconds"] for row in chosen if not row["resumed"]]
             cells.append(f"{np.mean(seconds) / 60:.0f}" if seconds else "")
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def accent_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
+    """Markdown: word error rate of each accent that has enough clips."""
+    lines: list[str] = []
+    for name, system in study.systems.items():
+        if not (chosen := list(measured[name].values())):
+            continue
+        sums: dict[str, np.ndarray] = {}
+        clips: Counter[str] = Counter()
+        for row in chosen:
+            for key, errors in counts(row, system.primary, study.tests).items():
+                accent = row["labels"].get(key, "")
+                sums[accent] = sums.get(accent, 0) + errors
+                clips[accent] += 1
+        accents = [one for one in sorted(sums) if clips[one] >= FEWEST_CLIPS * len(chosen)]
+        if not lines:
+            heads = ["system", *(f"{one}, {clips[one] // len(chosen)} clips" for one in accents)]
+            lines += [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+        rates = (f"{100 * sums[one][0] / sums[one][1]:.2f}" for one in accents)
+        lines.append(f"| {' | '.join([system.title or name, *rates])} |")
     return "\n".join(lines)
 
 
