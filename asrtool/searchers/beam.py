@@ -363,11 +363,13 @@ class Beam(Searcher):
         kept: list[list[int]] = []
         for block, utterance in enumerate(live.utterances):
             row = extensions.ranked[block]
-            others = [rank for rank, (_, _, token) in enumerate(row) if token != self.model.eos]
-            best = row[others[0]][0]
+            # ends at the back, where they fill a beam that is wider than the others are many
+            order = sorted(range(len(row)), key=lambda rank: row[rank][2] == self.model.eos)
+            score, _, token = row[order[0]]
+            best = -INF if token == self.model.eos else score
             if self._is_open(best, num_tokens, limits[utterance], finished[utterance]):
                 going.append(block)
-                kept.append(others[:beam])
+                kept.append(order[:beam])
         if not going:
             return None
         blocks = torch.tensor(going, device=device)[:, None]
@@ -375,11 +377,12 @@ class Beam(Searcher):
         # row of the parent prefix, among the N rows of this step
         rows = (blocks * beam + extensions.parents[blocks, ranks]).flatten()
         moved = live.select(going, rows, self.scorers)
-        tokens = extensions.tokens[blocks, ranks].view(-1, 1)
+        tokens = extensions.tokens[blocks, ranks]
+        scores = extensions.scores[blocks, ranks].masked_fill(tokens == self.model.eos, -INF)
         return replace(
             moved,
-            prefixes=torch.cat([moved.prefixes, tokens], 1),
-            scores=extensions.scores[blocks, ranks],
+            prefixes=torch.cat([moved.prefixes, tokens.view(-1, 1)], 1),
+            scores=scores,
             parts=extensions.parts[blocks, ranks],
         )
 

@@ -107,12 +107,14 @@ def test_https_needs_a_certificate_that_is_one(tmp_path):
 def test_the_process_may_open_as_many_sockets_as_connections(monkeypatch, caplog):
     import resource
 
-    limits, told = (256, 1000), []
+    limits, told = (400, 1000), []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, value: told.append(value))
-    serve.allow_files(Limits(connections=500))
+    crowd = Limits(connections=500)
+    serve.allow_files(crowd)
     serve.allow_files(Limits(connections=10))
-    assert told == [(500 + Limits.files + serve.FILES, 1000)]
+    assert told == [(crowd.sockets + Limits.files + serve.FILES, 1000)]
+    assert crowd.sockets > 500 + Limits.files  # those that are refused need one too
     with caplog.at_level("WARNING"):
         serve.allow_files(Limits(connections=5000))
     assert told[-1] == (1000, 1000) and "too few for --connections 5000" in caplog.text
