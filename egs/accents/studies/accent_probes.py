@@ -63,7 +63,7 @@ def main() -> None:
     rates["mean log-mel spectrum"] = [scores(truth, classified(*spectrum, "spectrum"))]
     for exp in args.exp:
         train, test = (of_model(exp, rows) for rows in sets)
-        for name in train.keys() - {"label", "speaker"}:
+        for name in (key for key in train if key not in ("label", "speaker")):
             rates.setdefault(name, []).append(scores(test["label"], classified(train, test, name)))
         if (head := of_head(exp / args.decode_tag / args.test.name, sets[1])) is not None:
             rates.setdefault("accent head", []).append(scores(truth, head))
