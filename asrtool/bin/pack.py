@@ -239,7 +239,7 @@ def taken_over(train: TrainConfig, model: Model) -> frozenset[str]:
     `model.encoder_weights`.
     """
     file = getattr(train.model, "encoder_weights", None)
-    return frozenset() if file is None else model.pretrained & checkpoint.load(Path(file)).keys()
+    return frozenset() if file is None else model.pretrained & checkpoint.shapes(Path(file)).keys()
 
 
 def copy_weights(
