@@ -294,17 +294,17 @@ def run_peers(part: Part) -> None:
     inputs = Padded(torch.randn(rows, frames, train_step.DIM), lengths).to(part.device)
     layers = part.size(12, 1)
     missing = []
-    for name, build in train_step.LAYERS.items():
+    for name, build in train_step.ENCODERS.items():
         try:
             contender = train_step.Contender(
-                build(layers), train_step.fused, dtype_of(part), part.device
+                build(layers, False), train_step.fused, dtype_of(part), part.device
             )
         except ImportError as error:
             missing.append(error.name)
             continue
         taken = part.seconds(lambda contender=contender: contender.step(inputs))
         part.figure(f"step of {name}, {layers} layers, {rows} x {frames} frames", taken, "s")
-    for package in missing:
+    for package in dict.fromkeys(missing):
         part.figure("left out, for this machine lacks the package", package)
 
 

@@ -73,17 +73,24 @@ def ours(
     return encoder, lambda inputs: encoder(inputs).frames.data
 
 
+# as ESPnet calls it, and WeNet, which took its encoder over
+SHAPE = {
+    "output_size": DIM,
+    "attention_heads": HEADS,
+    "linear_units": FFN,
+    "dropout_rate": DROPOUT,
+    "positional_dropout_rate": DROPOUT,
+    "cnn_module_kernel": KERNEL,
+}
+
+
 def espnet(layers: int, stem: bool) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
     from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
     encoder = ConformerEncoder(
         BINS if stem else DIM,
-        output_size=DIM,
-        attention_heads=HEADS,
-        linear_units=FFN,
         num_blocks=layers,
-        dropout_rate=DROPOUT,
-        positional_dropout_rate=DROPOUT,
+        **SHAPE,
         attention_dropout_rate=0.0,
         macaron_style=True,
         input_layer="conv2d" if stem else None,
@@ -91,7 +98,6 @@ def espnet(layers: int, stem: bool) -> tuple[nn.Module, Callable[[Padded], Tenso
         pos_enc_layer_type="rel_pos",
         selfattention_layer_type="rel_selfattn",
         activation_type="swish",
-        cnn_module_kernel=KERNEL,
     )
     return encoder, lambda inputs: encoder(inputs.data, inputs.lengths)[0]
 
@@ -147,7 +153,7 @@ def wenet(layers: int, stem: bool, fused: bool) -> tuple[nn.Module, Callable[[Pa
     """WeNet's encoder. fused: with torch's scaled_dot_product_attention."""
     spec = importlib.util.find_spec("wenet")
     if spec is None:
-        raise ImportError("its repository is not in PYTHONPATH")
+        raise ImportError("its repository is not in PYTHONPATH", name="wenet")
     # the package would import its command line, and parts that the Conformer does not use
     sys.modules["wenet"] = importlib.util.module_from_spec(spec)
     for name in ("whisper", "whisper.tokenizer", "wenet.models.squeezeformer.subsampling"):
@@ -156,14 +162,9 @@ def wenet(layers: int, stem: bool, fused: bool) -> tuple[nn.Module, Callable[[Pa
 
     encoder = ConformerEncoder(
         BINS if stem else DIM,
-        output_size=DIM,
-        attention_heads=HEADS,
-        linear_units=FFN,
         num_blocks=layers,
-        dropout_rate=DROPOUT,
-        positional_dropout_rate=DROPOUT,
+        **SHAPE,
         input_layer="conv2d" if stem else "linear",
-        cnn_module_kernel=KERNEL,
         use_sdpa=fused,
     )
     if not stem:
@@ -202,34 +203,24 @@ def fused(parameters, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=lr, fused=True)
 
 
-# encoders by the number of layers: without a stem, and with one of 256 channels
-Builders = dict[str, Callable[[int], tuple[nn.Module, Callable[[Padded], Tensor]]]]
-LAYERS: Builders = {
-    "asrtool": lambda layers: ours(layers, "relative", NoStemConfig()),
-    "asrtool, rotary": lambda layers: ours(layers, "rotary", NoStemConfig()),
-    "ESPnet": lambda layers: espnet(layers, stem=False),
-    "SpeechBrain": lambda layers: speechbrain(layers, None),
-    "WeNet": lambda layers: wenet(layers, stem=False, fused=False),
-    "WeNet, SDPA": lambda layers: wenet(layers, stem=False, fused=True),
+# encoders by the number of layers, and whether they have a conv2d stem of 256 channels
+Built = tuple[nn.Module, Callable[[Padded], Tensor]]
+ENCODERS: dict[str, Callable[[int, bool], Built]] = {
+    "asrtool": lambda layers, stem: ours(layers, "relative", stem_of(stem)),
+    "asrtool, rotary": lambda layers, stem: ours(layers, "rotary", stem_of(stem)),
+    "ESPnet": espnet,
+    "SpeechBrain": lambda layers, stem: speechbrain(layers, "conv2d" if stem else None),
+    "WeNet": lambda layers, stem: wenet(layers, stem, fused=False),
+    "WeNet, SDPA": lambda layers, stem: wenet(layers, stem, fused=True),
 }
-ENCODERS: Builders = {
-    "asrtool": lambda layers: ours(layers, "relative", Conv2dConfig(channels=256)),
-    "asrtool, rotary": lambda layers: ours(layers, "rotary", Conv2dConfig(channels=256)),
-    "ESPnet": lambda layers: espnet(layers, stem=True),
-    "SpeechBrain, conv2d": lambda layers: speechbrain(layers, "conv2d"),
-    "WeNet": lambda layers: wenet(layers, stem=True, fused=False),
-    "WeNet, SDPA": lambda layers: wenet(layers, stem=True, fused=True),
-}
+
+
+def stem_of(stem: bool) -> object:
+    return Conv2dConfig(channels=256) if stem else NoStemConfig()
 
 
 def contenders(kind: str, layers: int) -> dict[str, Contender]:
     """Name -> encoder and optimizer; the first one is the reference of the ratios."""
-    built = {}
-    for name, build in {"layers": LAYERS, "encoder": ENCODERS, "default": {}}[kind].items():
-        try:
-            built[name] = build(layers)
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
     if kind == "default":
         fast = DTYPES[choose("auto", torch.device("cpu"))]
         return {
@@ -240,6 +231,12 @@ def contenders(kind: str, layers: int) -> dict[str, Contender]:
             "ESPnet": Contender(espnet(layers, stem=True), torch.optim.Adam, torch.float32),
             "SpeechBrain": Contender(speechbrain(layers, "own"), torch.optim.AdamW, torch.float32),
         }
+    built = {}
+    for name, build in ENCODERS.items():
+        try:
+            built[name] = build(layers, kind == "encoder")
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
     return {name: Contender(encoder, fused, torch.float32) for name, encoder in built.items()}
 
 
