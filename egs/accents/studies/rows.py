@@ -162,7 +162,7 @@ def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> s
     heads = ["system", "decoding", "seeds", "dev", label, *study.beside]
     heads += ["words a minute of noise", "rows a second", "decoding, CPU seconds"] * study.noise
     heads += ["against", "points", "95 %", "CPU minutes"]
-    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    lines = []
     for name, system in study.systems.items():
         chosen = list(measured[name].values())
         for decoding in chosen[0]["decodings"] if chosen else ():
@@ -180,13 +180,19 @@ def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> s
             # a training that went on after a stop has the time of its last part
             seconds = [row["train_cpu_seconds"] for row in chosen if not row["resumed"]]
             cells.append(f"{np.mean(seconds) / 60:.0f}" if seconds else "")
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return markdown(heads, lines)
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (heads, *lines))
+    return "\n".join([first, "|" + " --- |" * len(heads), *others])
 
 
 def accent_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
     """Markdown: word error rate of each accent that has enough clips."""
-    lines: list[str] = []
+    heads, lines = ["system"], []
     for name, system in study.systems.items():
         if not (chosen := list(measured[name].values())):
             continue
@@ -199,11 +205,10 @@ def accent_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) ->
                 clips[accent] += 1
         accents = [one for one in sorted(sums) if clips[one] >= FEWEST_CLIPS * len(chosen)]
         if not lines:
-            heads = ["system", *(f"{one}, {clips[one] // len(chosen)} clips" for one in accents)]
-            lines += [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+            heads += [f"{one}, {clips[one] // len(chosen)} clips" for one in accents]
         rates = (f"{100 * sums[one][0] / sums[one][1]:.2f}" for one in accents)
-        lines.append(f"| {' | '.join([system.title or name, *rates])} |")
-    return "\n".join(lines)
+        lines.append([system.title or name, *rates])
+    return markdown(heads, lines)
 
 
 def degraded_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
@@ -217,7 +222,7 @@ def degraded_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) 
         *(f"{name}: WER" for name in names),
         *(f"{name}: frames a letter" for name in names),
     ]
-    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    lines = []
     for name, system in study.systems.items():
         if not (chosen := list(measured[name].values())):
             continue
@@ -227,9 +232,8 @@ def degraded_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) 
             / sum(row["letters"][one] for row in chosen)
             for one in sets
         ]
-        cells = [system.title or name, *(f"{value:.2f}" for value in (*rates, *frames))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([system.title or name, *(f"{value:.2f}" for value in (*rates, *frames))])
+    return markdown(heads, lines)
 
 
 def load(seeds: Sequence[Mapping], decoding: str) -> list[str]:

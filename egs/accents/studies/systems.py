@@ -185,12 +185,7 @@ ECHO_LOSSES = {
     ),
     "hybrid": ("class-weighted CTC 0.7, focal CTC 0.3", HYBRID, "ctc"),
 }
-LARGE = dict(
-    weights=FRONT_END,
-    train_set="study_train",
-    start="base_reader",
-    large=True,
-)
+LARGE = dict(weights=FRONT_END, train_set="study_train", large=True)
 BASE_SIZE = "model.encoder.frontend.size=base"
 ECHOTUNE = {
     "reader": System(config=READER, title="whisper-tiny.en frozen, CTC", **TINY),
@@ -240,11 +235,12 @@ ECHOTUNE = {
         config=READER,
         changes=(BASE_SIZE,),
         title="whisper-base frozen, CTC, 3.4 hours",
-        **LARGE | {"start": None},
+        **LARGE,
     ),
     "base_plain": System(
         config="conf/studies/train_echo_baseline.yaml",
         changes=(BASE_SIZE,),
+        start="base_reader",
         against="base_reader",
         title="whisper-base, CTC, 3.4 hours",
         **LARGE,
@@ -252,6 +248,7 @@ ECHOTUNE = {
     "base_adaptive64": System(
         config=ECHO,
         changes=(BASE_SIZE,),
+        start="base_reader",
         against="base_plain",
         title="whisper-base, Echo-MSA, adaptive windows of 64, 3.4 hours",
         **LARGE,
