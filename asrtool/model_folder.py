@@ -45,6 +45,7 @@ from asrtool.models import (
     Model,
 )
 from asrtool.models.origins import digests
+from asrtool.nn.meta_device import without_weights
 from asrtool.searchers import SEARCHERS, CtcGreedyConfig, Rescoring, StreamingSearcher
 from asrtool.trainer import averaging, checkpoint, folder
 from asrtool.trainer.folder import changed_copy
@@ -213,7 +214,7 @@ class Experiment:
                 return decode
         name, config = self.phase()
         self.refuse_text(config)
-        with torch.device("meta"):
+        with without_weights():
             model = build_model(config, self.tokenizer.size)
         search = model.default_streaming_search() if streaming else model.default_search()
         how = "streamed" if streaming else "searched"

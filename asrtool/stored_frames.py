@@ -31,6 +31,7 @@ from asrtool.data.shapes import SECONDS, recurring
 from asrtool.encoders import ENCODERS, Encoder
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
+from asrtool.nn.meta_device import without_weights
 from asrtool.system import atomic
 from asrtool.types import Padded
 
@@ -101,7 +102,7 @@ class Maker:
     batch_seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
-        with torch.device("meta"):
+        with without_weights():
             shape = self.front_end.build()
         self.dim, self.frame_shift = shape.stored_dim, shape.frame_shift
         self.max_seconds = shape.max_seconds

@@ -31,6 +31,7 @@ from asrtool.log import logger, plural
 from asrtool.losses import LOSSES, AccentLossConfig
 from asrtool.model_folder import build_model
 from asrtool.models import LM_OUTPUT, AsrModel, Model, TextModel
+from asrtool.nn.meta_device import without_weights
 from asrtool.score import count_errors
 from asrtool.score.normalize import splitter
 from asrtool.searchers import SEARCHERS
@@ -192,7 +193,7 @@ def check_phase(
     """The model of a phase, without weights. Raises ValueError or RuntimeError if the model, the
     groups of its optimizer, its losses or its best metric are invalid.
     """
-    with torch.device("meta"):
+    with without_weights():
         model = build_model(phase, tokenizer.size)
     optim.assign(phase.optim, model)
     objective = make_objective(phase, tokenizer, vocab)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -197,8 +196,3 @@ def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
 def read_adapters(folder: Path) -> dict:
     """The content of adapter_config.json."""
     return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-
-
-def on_meta() -> bool:
-    """Whether modules are being built without weights, for their shapes alone."""
-    return torch.empty(0).device.type == "meta"

@@ -1,5 +1,5 @@
 """A `python` that starts in milliseconds what needs torch: the process is forked from one that has
-imported torch and NumPy, and nothing else.
+imported torch, NumPy and other packages of asrtool, and none of its own modules.
 
 `folder()` holds it, to be put in front of PATH. Signals reach the forked process, and its exit
 status is that of `python`. Processes that are to be killed or counted must be real ones: they are
@@ -24,6 +24,16 @@ sys.path.insert(0, {here!r})
 import warm_python
 warm_python.ask({place!r}, {python!r})
 """
+# what most commands would import for themselves
+PACKAGES = (
+    "kaldiio",
+    "numpy",
+    "rapidfuzz.distance",
+    "safetensors.torch",
+    "soundfile",
+    "torch",
+    "yaml",
+)
 _folders: list[str] = []
 
 
@@ -106,11 +116,14 @@ def ask(place: str, python: str) -> None:
 
 def serve(place: str) -> None:
     """Fork a process for each caller until standard input ends; then the folder goes."""
+    import gc
+    import importlib
     import select
     import shutil
 
-    import numpy  # noqa: F401    what every command would import for itself
-    import torch  # noqa: F401
+    for name in PACKAGES:
+        importlib.import_module(name)
+    gc.freeze()  # the collectors of the forked processes do not look at what is here
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place)

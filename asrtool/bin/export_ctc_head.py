@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +31,7 @@ from asrtool.heads.frames import FRAMES
 from asrtool.log import logger
 from asrtool.model_folder import Experiment, build_model
 from asrtool.models import AsrModel
+from asrtool.nn.meta_device import without_weights
 from asrtool.searchers import CtcGreedyConfig
 from asrtool.searchers.drafts import CARD
 from asrtool.system import atomic
@@ -99,7 +99,7 @@ def of_experiment(trained: Experiment, settings: DecodeConfig, name: str) -> Hea
     """The head `name`. Raises `UserError` if it is no CTC head over the encoder's frames."""
     phase, config = trained.phase(settings.phase)
     trained.refuse_text(config)
-    with torch.device("meta"):
+    with without_weights():
         model = build_model(config, trained.tokenizer.size)
     check(trained, phase, model, name)
     with safe_open(trained.weights(settings), "pt") as file:

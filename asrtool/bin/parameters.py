@@ -10,13 +10,13 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from asrtool import experiment, imports
 from asrtool.errors import UserError
 from asrtool.model_folder import build_model
 from asrtool.models import SpeechLlm
+from asrtool.nn.meta_device import without_weights
 from asrtool.trainer import optim
 from asrtool.tuning import is_adapter
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.phase is not None and args.phase not in phases:
         raise UserError(f"{args.config} has no phase '{args.phase}'; it has: {', '.join(phases)}")
     for name in [args.phase] if args.phase is not None else phases:
-        with torch.device("meta"):
+        with without_weights():
             model = build_model(phases[name], args.vocab_size)
         print(f"{args.config}, phase {name}")
         print("\n".join(render(model, optim.assign(phases[name].optim, model))))

@@ -31,6 +31,7 @@ from asrtool.encoders.base import ENCODERS, Encoder, EncoderConfig, Source
 from asrtool.encoders.echo import ATTENTIONS, NEW, wrap
 from asrtool.nn.layer_drop import drops, without
 from asrtool.nn.masks import span_mask, valid_mask
+from asrtool.nn.meta_device import on_meta
 from asrtool.registry import OMIT, bounded
 from asrtool.tuning import EncoderTuning
 from asrtool.types import EncoderOutput, Padded, on_host
@@ -348,11 +349,7 @@ def build_network(
             f"size: {config.size} means {sizes[config.size][: len(shape)]}; correct or remove size"
         )
     settings = configured(settings)
-    return (
-        kind(settings)
-        if tuning.on_meta()
-        else read_weights(kind, name, config, settings, **options)
-    )
+    return kind(settings) if on_meta() else read_weights(kind, name, config, settings, **options)
 
 
 def shapes_only(config: PretrainedConfig) -> bool:
@@ -361,7 +358,7 @@ def shapes_only(config: PretrainedConfig) -> bool:
     """
     if config.weights is None:
         return True
-    return tuning.on_meta() and config.size is not None and not Path(config.weights).is_dir()
+    return on_meta() and config.size is not None and not Path(config.weights).is_dir()
 
 
 def _place(config: PretrainedConfig) -> dict[str, object]:

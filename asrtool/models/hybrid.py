@@ -18,7 +18,7 @@ from asrtool.encoders import ENCODERS, check_encoder
 from asrtool.heads import HEADS, AttentionHeadConfig, CtcHeadConfig, ReverseHeadConfig
 from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.origins import fingerprints
-from asrtool.tuning import on_meta
+from asrtool.nn.meta_device import on_meta
 from asrtool.types import EncoderOutput, Padded
 
 # head -> the key of the model that configures it

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from asrtool import torchaudio_adapter
 from asrtool.log import logger
 from asrtool.models.prompt import SPEECH, check_template
-from asrtool.tuning import Tuning, on_meta
+from asrtool.nn.meta_device import on_meta
+from asrtool.tuning import Tuning
 
 Shape = Literal["llama-tiny", "llama-mini", "llama-50m", "llama-1.1b", "llama-7b"]
 # Llamas that can be built without weights: width, layers, heads, key/value heads, feed-forward

@@ -34,6 +34,7 @@ from asrtool.models.base import MODELS, AsrModel
 from asrtool.models.llm import LlmConfig
 from asrtool.models.llm_scorer import right_aligned
 from asrtool.models.origins import fingerprint
+from asrtool.nn.meta_device import on_meta
 from asrtool.registry import OMIT, bounded
 from asrtool.tuning import EncoderTuning
 from asrtool.types import Batch, EncoderOutput, Padded, both, on_host
@@ -82,7 +83,7 @@ class SpeechLlm(AsrModel):
             frame_shift=frame_shift,
         )
         check_encoder(self.encoder)
-        if config.encoder_weights is not None and not tuning.on_meta():
+        if config.encoder_weights is not None and not on_meta():
             load_encoder(self.encoder, Path(config.encoder_weights))
         self.frame_shift = self.encoder.frame_shift
         self.llm, self.tokenizer = llm.load(config.llm, vocab_size)
@@ -174,7 +175,7 @@ class SpeechLlm(AsrModel):
         names |= {f"encoder.{key}" for key in self.encoder.pretrained}
         inside = (source.below("encoder") for source in self.encoder.sources)
         known = {source.part: (source.weights, source.revision) for source in inside} | known
-        if tuning.on_meta():
+        if on_meta():
             return names, ()
         return names, tuple(fingerprint(*origin, part) for part, origin in known.items())
 

@@ -32,6 +32,7 @@ from asrtool.experiment import DecodeConfig, TrainConfig
 from asrtool.log import first_few, logger, plural
 from asrtool.model_folder import CONFIG, Experiment, build_model
 from asrtool.models import MODELS, Model
+from asrtool.nn.meta_device import without_weights
 from asrtool.searchers import CtcGreedyConfig
 from asrtool.trainer import checkpoint, folder
 
@@ -186,7 +187,7 @@ def _extends(tokens: list[str], old: list[str]) -> bool:
 
 def _axes(phase: TrainConfig, size: int) -> dict[str, int]:
     """Name -> axis of the tokens, of each tensor that has one."""
-    with torch.device("meta"):
+    with without_weights():
         one, other = (build_model(phase, tokens).state_dict() for tokens in (size, size + 1))
     pairs = {name: (one[name].shape, other[name].shape) for name in one}
     return {

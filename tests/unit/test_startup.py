@@ -12,6 +12,7 @@ from pathlib import Path
 from asrtool import bin as commands
 from tests import toy_experiment
 
+ROOT = Path(__file__).parents[2]
 SLOW = (
     *(
         "numba",
@@ -75,3 +76,9 @@ def test_neither_does_the_work_of_stage_1_and_of_a_greedy_recognition_with_times
     assert (out / "feats.scp").exists()
     words = json.loads((tmp_path / "u000.json").read_text())["words"]
     assert words and set("".join(word["text"] for word in words)) <= set(toy_experiment.TONES)
+
+
+def test_the_shape_of_a_decoder_with_embeddings_does_not_import_the_compiler():
+    arguments = [str(ROOT / "egs/librispeech/conf/train_conformer.yaml"), "--vocab-size", "30"]
+    steps = [f"from asrtool.bin import parameters; parameters.main({arguments!r})"]
+    assert loaded_after(steps) == [["torch"]]
