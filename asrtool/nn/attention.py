@@ -297,7 +297,7 @@ class RelativeSelfAttention(SelfAttention):
                 torch.Size((*query.shape[:3], seen.key.shape[2])), self.dropout, kind
             )
         return RelativeAttention.apply(
-            content, position, seen.key, seen.value, table.to(kind), mask, kept
+            content, position, seen.key, seen.value, table.to(kind).contiguous(), mask, kept
         )
 
     def _bias_of_pairs(self, query: Tensor, rotations: Tensor) -> Tensor:

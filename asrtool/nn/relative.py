@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-ROWS = 384  # queries of all utterances that are scored at once
+SCORES = 2**18  # that are made at once, for all utterances: a megabyte, about what caches hold
 
 
 def diagonals(scores: Tensor, keys: int) -> Tensor:
@@ -94,7 +94,7 @@ class RelativeAttention(torch.autograd.Function):
 def blocks(content: Tensor, keys: int) -> list[tuple[int, slice, slice]]:
     """For queries (B, H, Q, d): heads, queries, and the columns of the table that they read."""
     batch, heads, size, _ = content.shape
-    step = max(ROWS // batch, 1)
+    step = max(SCORES // (batch * keys), 1)
     return [
         (head, slice(start, end), slice(size - end, size - start + keys))
         for head in range(heads)

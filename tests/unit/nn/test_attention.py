@@ -70,7 +70,7 @@ def test_relative_attention_is_transformer_xl_written_out():
 @pytest.mark.parametrize("masked", ["no", "keys", "pairs"])
 def test_a_table_of_distances_equals_the_products_of_all_pairs(block, past, masked, monkeypatch):
     """Values and gradients, with cached keys in front and positions two apart."""
-    monkeypatch.setattr("asrtool.nn.relative.ROWS", 2 * block)  # of two utterances
+    monkeypatch.setattr("asrtool.nn.relative.SCORES", 2 * (past + 7) * block)
     module = RelativeSelfAttention(16, 2)
     for bias in (module.content_bias, module.position_bias):
         torch.nn.init.normal_(bias)
@@ -102,7 +102,7 @@ def test_a_table_of_distances_equals_the_products_of_all_pairs(block, past, mask
 @pytest.mark.parametrize("hidden", [False, True])
 def test_gradients_of_relative_attention_by_blocks(hidden, monkeypatch):
     """With dropout of the weights, and where some keys are hidden."""
-    monkeypatch.setattr("asrtool.nn.relative.ROWS", 4)
+    monkeypatch.setattr("asrtool.nn.relative.SCORES", 2 * 6 * 2)
     content, position = torch.randn(2, 2, 2, 5, 3, dtype=torch.float64, requires_grad=True)
     key, value = torch.randn(2, 2, 2, 6, 3, dtype=torch.float64, requires_grad=True)
     table = torch.randn(2, 3, 11, dtype=torch.float64, requires_grad=True)
