@@ -1,7 +1,7 @@
 // node transcribe.js PACKAGE CONFIG WAV...: texts by sherpa-onnx, one JSON object a line.
 //
 // PACKAGE: sherpa-onnx (WebAssembly) or sherpa-onnx-node (native). CONFIG: JSON of its recogniser. A
-// model of Zipformer's form is a stream, which hears a quarter of a second of silence behind the audio.
+// model of Zipformer's form is a stream, which hears half a second of silence behind the audio.
 const [, , name, config, ...files] = process.argv;
 const sherpa = require(name);
 const native = name === 'sherpa-onnx-node';
@@ -29,7 +29,7 @@ for (const file of files) {
   const {sampleRate, samples} = sherpa.readWave(file);
   accept(stream, sampleRate, samples);
   if (online) {
-    accept(stream, sampleRate, new Float32Array(sampleRate / 4));
+    accept(stream, sampleRate, new Float32Array(sampleRate / 2));
     stream.inputFinished();
     while (recognizer.isReady(stream)) recognizer.decode(stream);
   } else {
