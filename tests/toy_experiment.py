@@ -18,6 +18,7 @@ from asrtool.types import Utterance
 RATE = 8000
 TONES = {" ": 200, "a": 450, "b": 850, "c": 1400, "d": 2200, "e": 3200}
 LETTER, GAP = 0.12, 0.04  # seconds of a tone, and of the silence behind it
+NOISE = 0.002  # standard deviation of what is heard everywhere
 CONFIG = """
 data:
   fbank: {num_mel_bins: 20, rate: 8000}
@@ -57,7 +58,13 @@ def sound(
         around = [silence(GAP / 2, GAP / 2 + (pause if letter == " " else 0)) for _ in range(2)]
         parts += [around[0], 0.3 * np.sin(2 * np.pi * pitch * TONES[letter] * times), around[1]]
     samples = np.concatenate([*parts, silence(0, 0.2 + pause)])
-    return (samples + rng.normal(0, 0.002, len(samples))).astype(np.float32)
+    return (samples + rng.normal(0, NOISE, len(samples))).astype(np.float32)
+
+
+def quiet(seconds: float) -> np.ndarray:
+    """(T,) float32: the noise without tones. The model has never heard digital silence."""
+    size = round(seconds * RATE)
+    return np.random.default_rng(0).normal(0, NOISE, size).astype(np.float32)
 
 
 def text(rng: np.random.Generator, words: int) -> str:

@@ -32,6 +32,7 @@ PACKAGES = (
     "safetensors.torch",
     "soundfile",
     "torch",
+    "torch._dynamo",  # by the first step of an optimiser
     "yaml",
 )
 _folders: list[str] = []

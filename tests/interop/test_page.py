@@ -75,7 +75,7 @@ def sound(tmp_path_factory) -> Path:
     """What the microphone plays."""
     path = tmp_path_factory.mktemp("sound") / "said.wav"
     rate = toy_experiment.RATE
-    pause = np.zeros(round(SECONDS * rate), np.float32)
+    pause = toy_experiment.quiet(SECONDS)
     soundfile.write(path, np.concatenate([pause, toy_experiment.sound(SAID), pause]), rate)
     return path
 

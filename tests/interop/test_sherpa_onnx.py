@@ -31,7 +31,7 @@ from tests.shared import once
 pytestmark = pytest.mark.interop
 HERE = Path(__file__).parent
 # half a second: sherpa-onnx hears no end that fills no chunk, and the toy hears some tokens late
-SILENCE = np.zeros(4000, np.float32)
+SILENCE = toy_experiment.quiet(0.5)
 SHERPA = toy_experiment.CONFIG.replace("rate: 8000}", "rate: 8000, preset: sherpa}")
 STREAMING = (
     SHERPA.replace("dropout: 0.0,", "dropout: 0.0, causal: true, chunk: {max_ms: 320},")

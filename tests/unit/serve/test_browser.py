@@ -16,6 +16,7 @@ import soundfile
 
 from asrtool.streaming import EndConfig
 from tests import chromium
+from tests.toy_experiment import quiet
 from tests.toy_service import in_thread, sounds
 
 TOKEN = "open-sesame"
@@ -32,9 +33,9 @@ HEARD = "document.querySelectorAll('.said').length"
 def sound(toy_stream, tmp_path_factory) -> tuple[Path, str]:
     """A file for the microphone, two texts with a pause behind each, and what is said."""
     (_, first, one), (_, second, other) = sounds(toy_stream)[1:4:2]
-    pause = np.zeros(8000 * 2, np.float32)
+    pause = quiet(2.0)
     path = tmp_path_factory.mktemp("sound") / "said.wav"
-    soundfile.write(path, np.concatenate([pause, one, pause, other, pause]), 8000)
+    soundfile.write(path, np.concatenate([pause, one, pause, other, quiet(8.0)]), 8000)
     return path, [first, second]
 
 

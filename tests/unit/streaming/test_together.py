@@ -13,6 +13,7 @@ from asrtool.model_folder import Experiment
 from asrtool.recognizer import Recognizer
 from asrtool.streaming import EndConfig, Result, Stream, together, with_chunks
 from asrtool.streaming.together import Piece, Row, Streams, hear
+from tests.toy_experiment import quiet
 
 ENDS = EndConfig(pause=0.3)
 
@@ -29,7 +30,7 @@ def sounds(toy_stream) -> list[np.ndarray]:
     """Pairs of utterances, with a pause between them that ends a text."""
     paths = sorted((toy_stream / "data/test/audio").iterdir())
     samples = [soundfile.read(path, dtype="float32")[0] for path in paths]
-    pause = np.zeros(4000, np.float32)
+    pause = quiet(0.5)
     return [
         np.concatenate([one, pause, other])
         for one, other in zip(samples[::2], samples[1::2], strict=True)
