@@ -12,7 +12,6 @@ Without a token, only this machine can connect. docs/serving.md has the protocol
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import gc
 import importlib.util
@@ -66,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"serve needs {' and '.join(missing)}, not installed here: pip install -e '.[serve]'"
         )
-    from asrtool.serve import run
+    from asrtool.serve import loop, run
     from asrtool.serve.app import Service
 
     imports.take(args)
@@ -86,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.info("%s: %s at %s", model.name, how, address)
 
     keep_out_of_collections()
-    asyncio.run(run.serve(service, args.host, args.port, args.grace, tls, started))
+    serving = run.serve(service, args.host, args.port, args.grace, tls, started)
+    loop.run(serving, lambda: service.computing)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

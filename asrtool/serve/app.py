@@ -54,6 +54,11 @@ class Service:
         self._tasks: list[asyncio.Task] = []
         self._draining = False
 
+    @property
+    def computing(self) -> bool:
+        """Whether a batch of live audio is being computed."""
+        return self.batches is not None and self.batches.computing
+
     def app(self) -> web.Application:
         """The application; it belongs to one event loop."""
         app = web.Application(

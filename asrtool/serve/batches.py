@@ -164,6 +164,7 @@ class Batches:
         self._leaving: list[Row] = []
         self._wake = asyncio.Event()
         self._draining = False
+        self.computing = False  # right now, in the thread
 
     def enter(self) -> Feed:
         """A new audio. Raises `Refused` where there are too many."""
@@ -226,6 +227,7 @@ class Batches:
         pieces = {feed.row: piece for feed, (piece, _) in taken.items()}
         leaving, self._leaving = self._leaving, []
         began = time.monotonic()
+        self.computing = True
         try:
             results = await asyncio.get_running_loop().run_in_executor(
                 thread, self._compute, pieces, leaving
@@ -235,6 +237,8 @@ class Batches:
             for feed in chosen:
                 feed.finish(Refused(500, FAILED))
             return
+        finally:
+            self.computing = False
         done = time.monotonic()
         if chosen:
             self._count(done - began, [piece for piece, _ in taken.values()])

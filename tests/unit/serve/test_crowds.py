@@ -150,11 +150,11 @@ def test_the_collector_of_garbage_passes_over_the_model(toy_stream, monkeypatch)
     frozen, young = gc.get_freeze_count(), gc.get_threshold()
     seen = []
 
-    def started(coroutine: object) -> None:
+    def started(coroutine: object, busy: object) -> None:
         coroutine.close()
         seen.extend((gc.get_freeze_count(), gc.get_threshold()[0]))
 
-    monkeypatch.setattr(serve.asyncio, "run", started)
+    monkeypatch.setattr("asrtool.serve.loop.run", started)
     try:
         serve.main([str(toy_stream / "exp"), "--port", "0"])
     finally:
