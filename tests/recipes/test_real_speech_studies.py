@@ -55,6 +55,7 @@ for name in ("train", "dev", *(f"test_{test}" for test in tests)):
     (folder / "text").write_text("1-1 A B\\n2-1 C\\n")
     (folder / "wav.scp").write_text("1-1 a.wav\\n2-1 b.wav\\n")
     (folder / "utt2spk").write_text("1-1 1\\n2-1 2\\n")
+    (folder / "utt2dur").write_text("1-1 1.0\\n2-1 2.0\\n")
     (folder / "utt2accent").write_text("1-1 us\\n2-1 wales\\n")
 exp = Path("exp", given.get("--tag", "none"))
 if given.get("--stop-stage") == "3":
@@ -342,6 +343,28 @@ def test_the_mean_over_accents_gives_each_the_same_weight(modules):
     lines = rows.accent_table({**dict.fromkeys(study.systems, {}), "conformer": {0: one}}, study)
     assert lines.splitlines()[0] == "| system | mandarin, 100 clips | us, 20 clips |"
     assert lines.splitlines()[2] == "| Conformer | 10.00 | 50.00 |"
+
+
+def test_errors_by_speaking_rate_and_length(modules):
+    rows = modules["rows"]
+    study = replace(modules["systems"].STUDIES["echotune"], tests=("test",))
+    # 6 utterances of 1 to 6 seconds; the faster, the more errors; the longer, the fewer words
+    wrong = {f"{n}-0": (n, 60 // n) for n in range(1, 7)}
+    found = row(0, wrong) | {
+        "durations": {f"{n}-0": float(n) for n in range(1, 7)},
+        "measured": {"greedy": {"cpu_seconds": 7}},
+    }
+    other = found | {"measured": {"greedy": {"cpu_seconds": 10}}}
+    measured = {**dict.fromkeys(study.systems, {}), "plain": {0: found, 1: other}}
+    heads, _, line = rows.speed_table(measured, study).splitlines()
+    assert heads == (
+        "| system | 1.7 to 2.4 words a second | 3.8 to 6.7 words a second | 15.0 to 60.0 words a "
+        "second | 1.0 to 2.0 seconds | 3.0 to 4.0 seconds | 5.0 to 6.0 seconds | decoding, CPU "
+        "seconds |"
+    )
+    # (6 + 5) / (10 + 12), (4 + 3) / (15 + 20), (2 + 1) / (30 + 60)
+    rates = ["50.00", "20.00", "3.33"]
+    assert line == f"| whisper-tiny.en, CTC | {' | '.join(rates + rates[::-1])} | 8 |"
 
 
 def test_the_lists_are_nested_balanced_and_without_the_held_out(modules):

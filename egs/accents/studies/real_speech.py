@@ -207,6 +207,7 @@ def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dic
         "measured": measured,
         "labels": accents(study.sets),
         "letters": {name: letters(name) for name in study.speech},
+        "durations": durations(study.tests) if study.speeds else {},
     }
 
 
@@ -300,6 +301,12 @@ def errors(folder: Path, name: str) -> dict[str, list[int]]:
     hypotheses = read_transcripts(folder / "text")
     pairs = [(split(norm(text)), split(norm(hypotheses[key]))) for key, text in references.items()]
     return dict(zip(references, count_pairs(pairs).tolist(), strict=True))
+
+
+def durations(sets: Iterable[str]) -> dict[str, float]:
+    """Utterance -> seconds."""
+    tables = [read_transcripts(RECIPE / "data" / name / "utt2dur") for name in sets]
+    return {key: float(seconds) for table in tables for key, seconds in table.items()}
 
 
 def letters(name: str) -> int:

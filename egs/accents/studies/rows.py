@@ -145,8 +145,8 @@ def contrast(
 
 
 def table(folder: Path, study: Study) -> str:
-    """Markdown: a line for each system and decoding that has rows; below, each accent, or the
-    degraded copies of a test set.
+    """Markdown: a line for each system and decoding that has rows; below, each accent, the degraded
+    copies of a test set, or thirds of the test sets by speaking rate and by length.
     """
     measured = {name: read(folder, name) for name in study.systems}
     tables = [main_table(measured, study)]
@@ -154,6 +154,8 @@ def table(folder: Path, study: Study) -> str:
         tables.append(accent_table(measured, study))
     if study.degraded is not None:
         tables.append(degraded_table(measured, study))
+    if study.speeds:
+        tables.append(speed_table(measured, study))
     return "\n\n".join(tables)
 
 
@@ -234,6 +236,34 @@ def degraded_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) 
         ]
         lines.append([system.title or name, *(f"{value:.2f}" for value in (*rates, *frames))])
     return markdown(heads, lines)
+
+
+def speed_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
+    """Markdown: word error rate of the slowest to the fastest third of the test utterances, in
+    words a second of the reference, and of the shortest to the longest; CPU seconds of the
+    decoding of all sets, with its start.
+    """
+    heads, lines = ["system"], []
+    for name, system in study.systems.items():
+        if not (chosen := list(measured[name].values())):
+            continue
+        seconds = chosen[0]["durations"]
+        per_seed = [counts(row, system.primary, study.tests) for row in chosen]
+        words = {key: errors[1] for key, errors in per_seed[0].items()}
+        orders = {
+            "words a second": {key: words[key] / seconds[key] for key in words},
+            "seconds": seconds,
+        }
+        cells = [system.title or name]
+        for unit, values in orders.items():
+            for third in np.array_split(sorted(words, key=lambda key: (values[key], key)), 3):
+                wrong, all_words = sum(errors[key] for errors in per_seed for key in third)
+                cells.append(f"{100 * wrong / all_words:.2f}")
+                if not lines:
+                    heads.append(f"{values[third[0]]:.1f} to {values[third[-1]]:.1f} {unit}")
+        cpu = np.mean([row["measured"][system.primary]["cpu_seconds"] for row in chosen])
+        lines.append([*cells, f"{cpu:.0f}"])
+    return markdown([*heads, "decoding, CPU seconds"], lines)
 
 
 def load(seeds: Sequence[Mapping], decoding: str) -> list[str]:

@@ -62,6 +62,7 @@ class Study:
     noise: bool = False  # insertions are counted on noise
     # a test set that is also decoded with noise and in a room, and how many frames are searched
     degraded: str | None = None
+    speeds: bool = False  # errors on the test sets also by speaking rate and by length
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -405,7 +406,7 @@ SPEECH_LLM = {
 STUDIES: dict[str, Study] = {
     "recogniser": Study(systems=RECOGNISER),
     "keyframes": Study(systems=KEYFRAMES, degraded="test_librispeech"),
-    "echotune": Study(systems=ECHOTUNE),
+    "echotune": Study(systems=ECHOTUNE, speeds=True),
     "accents": Study(
         systems=ACCENTS,
         dev=("study_accents_dev",),
