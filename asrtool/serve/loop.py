@@ -21,7 +21,7 @@ class Paced(selectors.DefaultSelector):
     then, or for the loop's own wake-up, by which other threads and signals reach it.
     """
 
-    def __init__(self, busy: Callable[[], bool], pause: float = PAUSE) -> None:
+    def __init__(self, busy: Callable[[], bool], pause: float) -> None:
         super().__init__()
         self._busy, self._pause = busy, pause
         self._own = selectors.DefaultSelector()
@@ -48,7 +48,8 @@ class Paced(selectors.DefaultSelector):
         super().close()
 
 
-def run(coroutine: Coroutine, busy: Callable[[], bool]) -> None:
+def run(coroutine: Coroutine, busy: Callable[[], bool], pause: float = PAUSE) -> None:
     """As `asyncio.run`, in a loop that disturbs little while `busy` is true."""
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Paced(busy))) as runner:
+    selector = Paced(busy, pause)
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         runner.run(coroutine)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,15 +159,23 @@ def table(folder: Path, study: Study) -> str:
     return "\n\n".join(tables)
 
 
+def trained(
+    measured: Mapping[str, Mapping[int, Mapping]], study: Study
+) -> Iterator[tuple[str, System, list[Mapping]]]:
+    """Name, description and rows of each system that has any."""
+    for name, system in study.systems.items():
+        if rows := list(measured[name].values()):
+            yield name, system, rows
+
+
 def main_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
     label = "test, mean over accents" if study.macro else "test, pooled"
     heads = ["system", "decoding", "seeds", "dev", label, *study.beside]
     heads += ["words a minute of noise", "rows a second", "decoding, CPU seconds"] * study.noise
     heads += ["against", "points", "95 %", "CPU minutes"]
     lines = []
-    for name, system in study.systems.items():
-        chosen = list(measured[name].values())
-        for decoding in chosen[0]["decodings"] if chosen else ():
+    for name, system, chosen in trained(measured, study):
+        for decoding in chosen[0]["decodings"]:
             cells = [system.title or name, decoding, str(len(chosen))]
             decoded = chosen[0]["decodings"][decoding]
             for sets in (study.dev, study.tests, *([one] for one in study.beside)):
@@ -195,9 +203,7 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def accent_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> str:
     """Markdown: word error rate of each accent that has enough clips."""
     heads, lines = ["system"], []
-    for name, system in study.systems.items():
-        if not (chosen := list(measured[name].values())):
-            continue
+    for name, system, chosen in trained(measured, study):
         sums: dict[str, np.ndarray] = {}
         clips: Counter[str] = Counter()
         for row in chosen:
@@ -225,9 +231,7 @@ def degraded_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) 
         *(f"{name}: frames a letter" for name in names),
     ]
     lines = []
-    for name, system in study.systems.items():
-        if not (chosen := list(measured[name].values())):
-            continue
+    for name, system, chosen in trained(measured, study):
         rates = [errors_of(chosen, system.primary, [one]).rate for one in sets]
         frames = [
             sum(row["measured"][system.primary]["sets"][one]["frames"] for row in chosen)
@@ -244,9 +248,7 @@ def speed_table(measured: Mapping[str, Mapping[int, Mapping]], study: Study) -> 
     decoding of all sets, with its start.
     """
     heads, lines = ["system"], []
-    for name, system in study.systems.items():
-        if not (chosen := list(measured[name].values())):
-            continue
+    for name, system, chosen in trained(measured, study):
         seconds = chosen[0]["durations"]
         per_seed = [counts(row, system.primary, study.tests) for row in chosen]
         words = {key: errors[1] for key, errors in per_seed[0].items()}

@@ -6,12 +6,12 @@ import asyncio
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from asrtool.serve.loop import Paced
+from asrtool.serve import loop
 
 HOUR = 3600.0  # a test that waits for it hangs
 
@@ -20,8 +20,7 @@ class Files:
     """A selector that pauses, the wake-up of its loop, and a client that has sent a message."""
 
     def __init__(self, pause: float, busy: bool) -> None:
-        self.busy = busy
-        self.selector = Paced(lambda: self.busy, pause)
+        self.selector = loop.Paced(lambda: busy, pause)
         self.pairs = {name: socket.socketpair() for name in ("own", "client")}
         for name, (end, _) in self.pairs.items():
             self.selector.register(end, selectors.EVENT_READ, name)
@@ -42,11 +41,11 @@ class Files:
 
 
 @pytest.fixture
-def files() -> Iterator[type[Files]]:
+def files() -> Iterator[Callable[[float, bool], Files]]:
     made: list[Files] = []
 
-    def make(*args: object) -> Files:
-        made.append(Files(*args))
+    def make(pause: float, busy: bool) -> Files:
+        made.append(Files(pause, busy))
         return made[-1]
 
     yield make
@@ -79,22 +78,18 @@ def test_timers_and_what_is_due_now_do_not_wait(files):
 
 def test_a_batch_ends_and_the_loop_goes_on():
     """As in `Batches`: an executor, whose end reaches the loop at once."""
-    busy = [True]
     read: list[bytes] = []
-    with asyncio.Runner(
-        loop_factory=lambda: asyncio.SelectorEventLoop(Paced(lambda: busy[0], HOUR))
-    ) as runner:
 
-        async def serve() -> None:
-            mine, other = socket.socketpair()
-            with mine, other, ThreadPoolExecutor(1) as thread:
-                mine.setblocking(False)
-                loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-                loop.add_reader(mine, lambda: (read.append(mine.recv(9)), arrived.set()))
-                await loop.run_in_executor(thread, other.send, b"hello")
-                await arrived.wait()  # it came while the batch was computed
-                loop.remove_reader(mine)
-                await asyncio.sleep(0.01)
+    async def serve() -> None:
+        mine, other = socket.socketpair()
+        with mine, other, ThreadPoolExecutor(1) as thread:
+            mine.setblocking(False)
+            here, arrived = asyncio.get_running_loop(), asyncio.Event()
+            here.add_reader(mine, lambda: (read.append(mine.recv(9)), arrived.set()))
+            await here.run_in_executor(thread, other.send, b"hello")
+            await arrived.wait()  # it came while the batch was computed
+            here.remove_reader(mine)
+            await asyncio.sleep(0.01)
 
-        runner.run(serve())
+    loop.run(serve(), lambda: True, HOUR)
     assert read == [b"hello"]
