@@ -33,6 +33,7 @@ from asrtool.downsamplers import DOWNSAMPLERS, Conv2dConfig
 from asrtool.downsamplers.base import Downsampler
 from asrtool.encoders import ConformerConfig
 from asrtool.encoders.conformer import Conformer
+from asrtool.trainer import parallel
 from asrtool.trainer.precision import DTYPES, choose
 from asrtool.types import DownsamplerOutput, Padded
 
@@ -57,7 +58,7 @@ class NoStem(Downsampler):
 
 
 def ours(
-    layers: int, positions: str, downsampler: object
+    layers: int, positions: str, downsampler: object, compiled: bool = False
 ) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
     config = ConformerConfig(
         num_layers=layers,
@@ -70,6 +71,9 @@ def ours(
         downsamplers={0: downsampler},
     )
     encoder = Conformer(config, input_dim=BINS, vocab_size=1000, frame_shift=0.01)
+    if compiled:
+        for layer in parallel.units(encoder):  # as `trainer.compile` does
+            layer.compile()
     return encoder, lambda inputs: encoder(inputs).frames.data
 
 
@@ -208,6 +212,9 @@ Built = tuple[nn.Module, Callable[[Padded], Tensor]]
 ENCODERS: dict[str, Callable[[int, bool], Built]] = {
     "asrtool": lambda layers, stem: ours(layers, "relative", stem_of(stem)),
     "asrtool, rotary": lambda layers, stem: ours(layers, "rotary", stem_of(stem)),
+    "asrtool, compiled": lambda layers, stem: ours(
+        layers, "relative", stem_of(stem), compiled=True
+    ),
     "ESPnet": espnet,
     "SpeechBrain": lambda layers, stem: speechbrain(layers, "conv2d" if stem else None),
     "WeNet": lambda layers, stem: wenet(layers, stem, fused=False),
