@@ -118,18 +118,31 @@ def disturb(work: Workspace, way: Way, moment: str, command: str, *options: str)
 # -- the default tests -----------------------------------------------------
 
 
-def test_a_stop_in_each_stage_changes_nothing(work: Workspace, undisturbed: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "stops",
+    [
+        (
+            (0, "make_mini_corpus.py", "downloads/*/*.partial-*/**/*.flac", kill_shell),
+            (0, "bin.extract_features", "dump/*/*/train.tmp", kill_command),
+            (1, "bin.train", f"{EXP}/train/step-*", kill_last),
+            (2, "bin.score", f"{EXP}/decode_mini/dev/result.txt", kill_shell),
+        ),
+        pytest.param(
+            (
+                (0, "prepare_data.py", "data/*/train.tmp", ctrl_c),
+                (0, "bin.make_vocab", "data/*/vocab_char.tmp", kill_shell),
+                (2, "bin.train", f"{EXP}/train/step-*4", ctrl_c),
+                (3, "bin.decode", f"{EXP}/decode_mini/dev.tmp", kill_command),
+            ),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_stop_in_each_stage_changes_nothing(
+    work: Workspace, undisturbed: dict[str, str], stops: tuple[tuple[int, str, str, Way], ...]
+) -> None:
     work.clear()
-    for stage, command, moment, way in (
-        (0, "make_mini_corpus.py", "downloads/*/*.partial-*/**/*.flac", kill_shell),
-        (0, "prepare_data.py", "data/*/train.tmp", ctrl_c),
-        (0, "bin.extract_features", "dump/*/*/train.tmp", kill_command),
-        (1, "bin.make_vocab", "data/*/vocab_char.tmp", kill_shell),
-        (2, "bin.train", f"{EXP}/train/step-*", kill_last),
-        (3, "bin.train", f"{EXP}/train/step-*4", ctrl_c),
-        (3, "bin.decode", f"{EXP}/decode_mini/dev.tmp", kill_command),
-        (4, "bin.score", f"{EXP}/decode_mini/dev/result.txt", kill_shell),
-    ):
+    for stage, command, moment, way in stops:
         status = disturb(work, way, moment, command, "--stage", str(stage))
         assert status != 0, (moment, way.__name__)
     work.run(*MINI, "--stage", "4", real=NOTHING)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from asrtool.experiment import load_decode, load_phases, split_overrides
+from tests import warm_python
 from tests.recipes.conftest import ROOT
 
 STUDIES = ROOT / "egs" / "accents" / "studies"
@@ -128,7 +129,7 @@ def run(recipe: Path, *given: str) -> subprocess.CompletedProcess:
     corpora.mkdir(exist_ok=True)
     given += ("--noise", str(noises)) if given[0] == "speech_llm" else ()
     return subprocess.run(
-        [sys.executable, "studies/real_speech.py", *given, "--corpus", str(corpora)],
+        [warm_python.python(), "studies/real_speech.py", *given, "--corpus", str(corpora)],
         cwd=recipe,
         env={**os.environ, "PYTHONPATH": str(ROOT), "CALLS": str(recipe / "calls")},
         capture_output=True,
@@ -260,7 +261,13 @@ def test_a_system_that_begins_with_the_weights_of_another_trains_that_first(reci
 
 
 def test_a_study_with_noise_needs_noises(recipe):
-    command = [sys.executable, "studies/real_speech.py", "speech_llm", "--corpus", str(recipe)]
+    command = [
+        warm_python.python(),
+        "studies/real_speech.py",
+        "speech_llm",
+        "--corpus",
+        str(recipe),
+    ]
     done = subprocess.run(
         command,
         cwd=recipe,
