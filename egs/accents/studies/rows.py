@@ -298,5 +298,6 @@ def against(
         return [other, "", ""]
     decodings = (study.systems[other].primary, decoding)
     found = contrast(base, own, decodings, study.tests, study.macro)
-    drawn = f"{found.low:+.2f} to {found.high:+.2f} ({found.units}, {found.seeds} seeds)"
+    seeds = f"{found.seeds} seed" + "s" * (found.seeds > 1)
+    drawn = f"{found.low:+.2f} to {found.high:+.2f} ({found.units}, {seeds})"
     return [other, f"{found.difference:+.2f}", drawn]
