@@ -108,6 +108,30 @@ RECOGNISER = {
     ),
 }
 
+# on an hour
+SMALL_CONFORMER = dict(
+    config="conf/studies/train_keyframe_baseline.yaml",
+    changes=("trainer.epochs=12",),
+    weights=FRONT_END,
+)
+# two views of each utterance: as many steps, and as much audio in each
+CONSISTENCY = ("losses.consistency={type: consistency, weight: 0.2}", "trainer.epochs=6")
+E_BRANCHFORMER = SMALL_CONFORMER | dict(config="conf/studies/train_ebranchformer.yaml")
+BASELINES = {
+    "conformer": System(title="Conformer, CTC", small=True, **SMALL_CONFORMER),
+    "cr_ctc": System(
+        **SMALL_CONFORMER | dict(changes=CONSISTENCY),
+        against="conformer",
+        title="Conformer, two views (CR-CTC)",
+    ),
+    "ebranchformer": System(against="conformer", title="E-Branchformer, CTC", **E_BRANCHFORMER),
+    "ebranchformer_cr_ctc": System(
+        **E_BRANCHFORMER | dict(changes=CONSISTENCY),
+        against="ebranchformer",
+        title="E-Branchformer, two views (CR-CTC)",
+    ),
+}
+
 KEYFRAME = "conf/studies/train_keyframe.yaml"
 FRAMES = "model.encoder.downsamplers.2"
 ALIGNED = Decoding(f"{LIBRISPEECH}/keyframe/decode_keyframe_aligned.yaml")
@@ -350,12 +374,7 @@ def rows_of(encoder: str, rate: int, kernel: int, title: str, *more: str, **othe
 
 
 SPEECH_LLM = {
-    "ctc": System(
-        config="conf/studies/train_keyframe_baseline.yaml",
-        changes=("trainer.epochs=12",),
-        weights=FRONT_END,
-        title="the encoder alone, CTC on letters",
-    ),
+    "ctc": System(title="the encoder alone, CTC on letters", **SMALL_CONFORMER),
     "ctc_tiny": System(
         config="conf/studies/train_keyframe_baseline.yaml",
         weights={"model.encoder.frontend.weights": TINY_EN},
@@ -405,6 +424,7 @@ SPEECH_LLM = {
 
 STUDIES: dict[str, Study] = {
     "recogniser": Study(systems=RECOGNISER),
+    "baselines": Study(systems=BASELINES),
     "keyframes": Study(systems=KEYFRAMES, degraded="test_librispeech"),
     "echotune": Study(systems=ECHOTUNE, speeds=True),
     "accents": Study(
