@@ -2,7 +2,7 @@
 # Tests and benchmarks that need a GPU, for a machine with one GPU and little time.
 #
 #   tools/gpu.sh OUT              all parts, one after the other
-#   tools/gpu.sh OUT step         one part: tests, step, profile, peers, kernels, loading, search or studies
+#   tools/gpu.sh OUT step         one part: tests, step, profile, peers, compile, kernels, loading, search or studies
 #   tools/gpu.sh OUT step cpu     a trial run without a GPU, at sizes that are too small to measure speed
 #
 # What each part needs is printed first. A part is stopped after four minutes. Each figure is appended to OUT/figures.jsonl as soon as it is measured; running a part again appends
@@ -16,7 +16,7 @@ device=${3:-cuda}
 cd "$(dirname "$0")/.."
 # shellcheck source=utils/path.sh
 . utils/path.sh
-if [[ $parts == all ]]; then parts="tests step profile peers kernels loading search studies"; fi
+if [[ $parts == all ]]; then parts="tests step profile peers compile kernels loading search studies"; fi
 
 python tools/benchmarks/gpu.py needs --out "$out"
 status=0

@@ -6,6 +6,7 @@ step     a training step of LibriSpeech's Conformer in bf16: seconds, memory, sh
          matrix peak
 profile  the same step by part; kernels launched, and how often the host waits for the device
 peers    12 layers of asrtool, and of ESPnet and SpeechBrain where they are installed
+compile  the layers as they are and compiled, as by `trainer.compile`
 kernels  aligned cross entropy, windowed attention and key frames
 loading  seconds of audio that the loader gives in a second, beside what the step eats
 search   encoding on the device, prefix beam search on the CPU, one after the other and side by side
@@ -284,28 +285,42 @@ def waits(part: Part, work: Callable[[], object]) -> dict[str, object]:
 
 
 def run_peers(part: Part) -> None:
-    import torch
     import train_step  # the benchmark beside this one
 
-    from asrtool.types import Padded
-
-    frames, rows = part.size(250, 40), part.size(32, 2)
-    lengths = torch.linspace(0.8, 1, rows).mul(frames).long()
-    inputs = Padded(torch.randn(rows, frames, train_step.DIM), lengths).to(part.device)
-    layers = part.size(12, 1)
     missing = []
     for name, build in train_step.ENCODERS.items():
         try:
-            contender = train_step.Contender(
-                build(layers, False), train_step.fused, dtype_of(part), part.device
-            )
+            time_layers(part, name, build)
         except ImportError as error:
             missing.append(error.name)
-            continue
-        taken = part.seconds(lambda contender=contender: contender.step(inputs))
-        part.figure(f"step of {name}, {layers} layers, {rows} x {frames} frames", taken, "s")
     for package in dict.fromkeys(missing):
         part.figure("left out, for this machine lacks the package", package)
+
+
+def run_compile(part: Part) -> None:
+    import train_step
+
+    plain = train_step.ENCODERS["asrtool"]
+    backend = "aot_eager" if part.tiny else "inductor"  # the rehearsal needs no compiler
+    time_layers(part, "asrtool", plain)
+    time_layers(part, "asrtool, compiled", lambda *size: train_step.compiled(plain(*size), backend))
+
+
+def time_layers(part: Part, name: str, build: Callable) -> None:
+    """A training step of the layers alone, an entry of train_step's `ENCODERS`."""
+    import torch
+    import train_step
+
+    from asrtool.types import Padded
+
+    frames, rows, layers = part.size(250, 40), part.size(32, 2), part.size(12, 1)
+    lengths = torch.linspace(0.8, 1, rows).mul(frames).long()
+    inputs = Padded(torch.randn(rows, frames, train_step.DIM), lengths).to(part.device)
+    contender = train_step.Contender(
+        build(layers, False), train_step.fused, dtype_of(part), part.device
+    )
+    taken = part.seconds(lambda: contender.step(inputs))
+    part.figure(f"step of {name}, {layers} layers, {rows} x {frames} frames", taken, "s")
 
 
 def dtype_of(part: Part) -> object:
@@ -514,6 +529,7 @@ PARTS = {
     "step": Kind(run_step, 60000),  # stops where the memory ends
     "profile": Kind(run_profile, 20000),
     "peers": Kind(run_peers, 8000),
+    "compile": Kind(run_compile, 8000),
     "kernels": Kind(run_kernels, 8000),
     "loading": Kind(run_loading, 0, 500),
     "search": Kind(run_search, 6000),

@@ -7,6 +7,7 @@ In an environment of its own:
     PYTHONPATH=.:<WeNet's repository> python tools/benchmarks/train_step.py layers  # all in float32
     PYTHONPATH=. python tools/benchmarks/train_step.py encoder   # with conv2d stems of 256 channels
     PYTHONPATH=. python tools/benchmarks/train_step.py default   # the defaults of each toolkit
+    PYTHONPATH=. python tools/benchmarks/train_step.py compiled  # asrtool's layers, and compiled
 
 CPU seconds on one thread. A step is forward, backward and update of 12 layers, width 256, 4 heads,
 feed-forward 2048, kernel 15, dropout 0.1, on 8 utterances of 8 to 10 seconds. Runs are interleaved;
@@ -58,7 +59,7 @@ class NoStem(Downsampler):
 
 
 def ours(
-    layers: int, positions: str, downsampler: object, compiled: bool = False
+    layers: int, positions: str, downsampler: object
 ) -> tuple[nn.Module, Callable[[Padded], Tensor]]:
     config = ConformerConfig(
         num_layers=layers,
@@ -71,9 +72,6 @@ def ours(
         downsamplers={0: downsampler},
     )
     encoder = Conformer(config, input_dim=BINS, vocab_size=1000, frame_shift=0.01)
-    if compiled:
-        for layer in parallel.units(encoder):  # as `trainer.compile` does
-            layer.compile()
     return encoder, lambda inputs: encoder(inputs).frames.data
 
 
@@ -212,9 +210,6 @@ Built = tuple[nn.Module, Callable[[Padded], Tensor]]
 ENCODERS: dict[str, Callable[[int, bool], Built]] = {
     "asrtool": lambda layers, stem: ours(layers, "relative", stem_of(stem)),
     "asrtool, rotary": lambda layers, stem: ours(layers, "rotary", stem_of(stem)),
-    "asrtool, compiled": lambda layers, stem: ours(
-        layers, "relative", stem_of(stem), compiled=True
-    ),
     "ESPnet": espnet,
     "SpeechBrain": lambda layers, stem: speechbrain(layers, "conv2d" if stem else None),
     "WeNet": lambda layers, stem: wenet(layers, stem, fused=False),
@@ -224,6 +219,13 @@ ENCODERS: dict[str, Callable[[int, bool], Built]] = {
 
 def stem_of(stem: bool) -> object:
     return Conv2dConfig(channels=256) if stem else NoStemConfig()
+
+
+def compiled(built: Built, backend: str = "inductor") -> Built:
+    """The same encoder, each of whose layers is compiled, as by `trainer.compile`."""
+    for layer in parallel.units(built[0]):
+        layer.compile(backend=backend)
+    return built
 
 
 def contenders(kind: str, layers: int) -> dict[str, Contender]:
@@ -238,6 +240,12 @@ def contenders(kind: str, layers: int) -> dict[str, Contender]:
             "ESPnet": Contender(espnet(layers, stem=True), torch.optim.Adam, torch.float32),
             "SpeechBrain": Contender(speechbrain(layers, "own"), torch.optim.AdamW, torch.float32),
         }
+    if kind == "compiled":
+        plain = ENCODERS["asrtool"]
+        return {
+            "asrtool": Contender(plain(layers, False), fused, torch.float32),
+            "asrtool, compiled": Contender(compiled(plain(layers, False)), fused, torch.float32),
+        }
     built = {}
     for name, build in ENCODERS.items():
         try:
@@ -251,13 +259,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("layers", "encoder", "default"))
+    parser.add_argument("kind", choices=("layers", "encoder", "default", "compiled"))
     parser.add_argument("--num-layers", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    width, frames = (DIM, 250) if args.kind == "layers" else (BINS, 1000)
+    width, frames = (DIM, 250) if args.kind in ("layers", "compiled") else (BINS, 1000)
     inputs = Padded(torch.randn(8, frames, width), torch.linspace(0.8, 1, 8).mul(frames).long())
     field = contenders(args.kind, args.num_layers)
     seconds: dict[str, list[float]] = {name: [] for name in field}

@@ -202,6 +202,7 @@ def test_what_a_gpu_shows_is_rehearsed_without_one(tmp_path) -> None:
     assert len(parts) == 5
     assert values["profile", "a step: waits for the device"] == 0
     assert values["peers", "step of asrtool, 1 layers, 2 x 40 frames"] > 0
+    assert values["compile", "step of asrtool, compiled, 1 layers, 2 x 40 frames"] > 0
     assert values["kernels", "AXE, 8 frames, 6 tokens"] > 0
     assert values["kernels", "windows of 4, 20 frames"] > 0
     assert values["kernels", "encoding with key frames, 1 s of audio"] > 0
