@@ -100,7 +100,7 @@ def greedy(folder: Path, features: np.ndarray, blank: int, context: int) -> list
     return tokens[context:]
 
 
-@pytest.mark.parametrize("context", [1, 2, 3])
+@pytest.mark.parametrize("context", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_three_graphs_say_what_the_model_says(toy, tmp_path, context):
     onnx = pytest.importorskip("onnx", reason="pip install -e '.[onnx]'")
     both = recognizer(toy, StatelessConfig(dim=16, context=context), chunks=False)
