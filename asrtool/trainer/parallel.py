@@ -102,6 +102,15 @@ def units(model: nn.Module) -> Iterator[nn.Module]:
             yield from units(child)
 
 
+def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile each of the model's `units`, or its parts if it has none (`trainer.compile`)."""
+    # Not the whole model: its inputs contain ids and texts, and every new one would trigger a
+    # recompilation. Layers of a kind share what is compiled, and whether one is dropped is decided
+    # outside.
+    for layer in list(units(model)) or model.children():
+        layer.compile(backend=backend)
+
+
 def settle(model: nn.Module) -> None:
     """Free gathered weights after a forward pass without a backward pass, which would free them."""
     for module in model.modules():

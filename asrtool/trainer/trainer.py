@@ -93,11 +93,7 @@ class Trainer:
         )
         self.model = self.stepper.model
         if config.compile:
-            # Layers, not the whole model: its inputs contain ids and texts, and every new one would
-            # trigger a recompilation. Layers of a kind share what is compiled, and whether one is
-            # dropped is decided outside.
-            for layer in list(parallel.units(self.model)) or self.model.children():
-                layer.compile()
+            parallel.compile_layers(self.model)
         self._ema = Ema(self.model, config.ema) if config.ema is not None else None
         self._frame_seconds = frame_seconds
         self._saved_at, self._saved_step = time.monotonic(), 0

@@ -125,9 +125,13 @@ def recipe(tmp_path):
 
 
 def run(recipe: Path, *given: str) -> subprocess.CompletedProcess:
-    corpora, noises = recipe / "corpora", recipe / "noises"
+    given += ("--noise", str(recipe / "noises")) if given[0] == "speech_llm" else ()
+    return run_as_given(recipe, *given)
+
+
+def run_as_given(recipe: Path, *given: str) -> subprocess.CompletedProcess:
+    corpora = recipe / "corpora"
     corpora.mkdir(exist_ok=True)
-    given += ("--noise", str(noises)) if given[0] == "speech_llm" else ()
     return subprocess.run(
         [warm_python.python(), "studies/real_speech.py", *given, "--corpus", str(corpora)],
         cwd=recipe,
@@ -261,20 +265,7 @@ def test_a_system_that_begins_with_the_weights_of_another_trains_that_first(reci
 
 
 def test_a_study_with_noise_needs_noises(recipe):
-    command = [
-        warm_python.python(),
-        "studies/real_speech.py",
-        "speech_llm",
-        "--corpus",
-        str(recipe),
-    ]
-    done = subprocess.run(
-        command,
-        cwd=recipe,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_as_given(recipe, "speech_llm")
     assert done.returncode == 2 and "--noise: the study speech_llm counts" in done.stderr
 
 

@@ -223,8 +223,7 @@ def stem_of(stem: bool) -> object:
 
 def compiled(built: Built, backend: str = "inductor") -> Built:
     """The same encoder, each of whose layers is compiled, as by `trainer.compile`."""
-    for layer in parallel.units(built[0]):
-        layer.compile(backend=backend)
+    parallel.compile_layers(built[0], backend)
     return built
 
 

@@ -108,9 +108,10 @@ RECOGNISER = {
     ),
 }
 
+CONFORMER = "conf/studies/train_keyframe_baseline.yaml"
 # on an hour
 SMALL_CONFORMER = dict(
-    config="conf/studies/train_keyframe_baseline.yaml",
+    config=CONFORMER,
     changes=("trainer.epochs=12",),
     weights=FRONT_END,
 )
@@ -141,7 +142,7 @@ ON_KEY_FRAMES = dict(
 )
 KEYFRAMES = {
     "baseline": System(
-        config="conf/studies/train_keyframe_baseline.yaml",
+        config=CONFORMER,
         title="every frame, CTC",
         **ON_FRAMES,
     ),
@@ -181,7 +182,7 @@ KEYFRAMES = {
         **ON_KEY_FRAMES,
     ),
     "uma": System(
-        config="conf/studies/train_keyframe_baseline.yaml",
+        config=CONFORMER,
         changes=(f"{FRAMES}.type=uma",),
         against="baseline",
         title="unimodal aggregation, CTC",
@@ -376,7 +377,7 @@ def rows_of(encoder: str, rate: int, kernel: int, title: str, *more: str, **othe
 SPEECH_LLM = {
     "ctc": System(title="the encoder alone, CTC on letters", **SMALL_CONFORMER),
     "ctc_tiny": System(
-        config="conf/studies/train_keyframe_baseline.yaml",
+        config=CONFORMER,
         weights={"model.encoder.frontend.weights": TINY_EN},
         changes=("model.encoder.frontend.size=tiny", "trainer.epochs=12"),
         title="the encoder alone, on whisper-tiny.en",
