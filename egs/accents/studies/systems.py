@@ -181,6 +181,13 @@ KEYFRAMES = {
         title="key frames, AXE; blank-regularized inter-CTC",
         **ON_KEY_FRAMES,
     ),
+    "pieces": System(
+        unit="bpe",
+        vocab_size=300,
+        against="axe",
+        title="key frames, AXE, 300 word pieces instead of letters",
+        **ON_KEY_FRAMES,
+    ),
     "uma": System(
         config=CONFORMER,
         changes=(f"{FRAMES}.type=uma",),
