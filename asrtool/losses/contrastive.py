@@ -42,6 +42,8 @@ class ContrastiveConfig:
     products: Products | None = None
     # what they are divided by; null: 0.05 of cosines, 1 of others
     attention_temperature: float | None = bounded(None, least=0)
+    # how far from its place a token attends, as a share of the utterance; null: everywhere
+    band: float | None = bounded(None, least=0)
     temperature: float = bounded(0.1, least=0)  # of the contrast
     # former key of products: true is scaled, false is dot
     scaled: bool | None = field(default=None, metadata=OMIT)
@@ -63,7 +65,9 @@ class ContrastiveLoss(Loss):
     def __call__(self, outputs: ModelOutput, batch: Batch) -> Tensor:
         config = self.config
         speech, text = speech_and_text(outputs, config)
-        weights = attention(text, speech, config.products, config.attention_temperature)
+        weights = attention(
+            text, speech, config.products, config.attention_temperature, config.band
+        )
         context = attended(weights, speech)
         known = text.data.masked_fill(~text.mask[:, :, None], 0)
         products = (

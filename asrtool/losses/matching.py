@@ -22,6 +22,13 @@ embedding. With cosines, the first adapter has a loss of 0, at every width and n
 `speech_key`). Values stay E_a, because a projected value could match the text while the rows do
 not.
 
+A token may attend to any row, so an adapter that says the frequent tokens whatever it hears has a
+low loss. `band`, which is ours, leaves token u, counted from 0, only the rows s near its place:
+
+    A_us = 0  where |(s + 1/2) / S - (u + 1/2) / U| > max(band, 1 / S)
+
+Like guided attention (Tachibana et al., arXiv 1710.08969), it takes speech to have an even rate.
+
 Squared distances are `relative` to the embedding, since |E_t,i|^2 differs between LLMs: 1.1 in
 Vicuna's 4,096 columns, 677 in the 640 of gemma-3-270m, which scales its embeddings. A row of zeros
 costs a + b per token with every LLM. `relative: false` keeps the plain sum over D. The loss is a
@@ -58,6 +65,8 @@ class MatchingConfig:
     products: Products | None = None
     # what products are divided by before the softmax; null: 0.05 of cosines, 1 of others
     temperature: float | None = bounded(None, least=0)
+    # how far from its place a token attends, as a share of the utterance; null: everywhere
+    band: float | None = bounded(None, least=0)
     # products of learned projections: the heads text_query and speech_key
     projected: bool = False
     mse: float = 1.0  # weight a of the squared distance
@@ -100,7 +109,7 @@ class MatchingLoss(Loss):
         query, key = text, speech
         if config.projected:
             query, key = (floats(outputs.head(name)) for name in PROJECTIONS)
-        return attention(query, key, config.products, config.temperature)
+        return attention(query, key, config.products, config.temperature, config.band)
 
     def example(
         self, frames: int, tokens: int, vocab_size: int, generator: torch.Generator
@@ -170,6 +179,7 @@ def matching_loss(
     mse: float = 1.0,
     cosine: float = 1.0,
     relative: bool = True,
+    band: float | None = None,
 ) -> Tensor:
     """text (B, U, D), speech (B, S, D), right-padded -> (B,) in the type of `speech`.
 
@@ -179,7 +189,7 @@ def matching_loss(
     check_weights(mse, cosine)
     known = Padded(text.detach().to(speech.dtype), text_lengths)
     rows = Padded(speech, speech_lengths)
-    weights = attention(known, rows, products, temperature)
+    weights = attention(known, rows, products, temperature, band)
     return distance(weights, known, rows, mse, cosine, relative)
 
 
@@ -213,9 +223,10 @@ def attention(
     key: Padded,
     products: Products = "cosine",
     temperature: float | None = None,
+    band: float | None = None,
 ) -> Tensor:
     """query (B, U, K), key (B, S, K) -> A (B, U, S): the row of a token sums to 1 over the speech,
-    and is 0 in the padding of either.
+    and is 0 in the padding of either, and outside of the band.
     """
     check_shapes(query, key)
     check_temperature(temperature)
@@ -227,8 +238,17 @@ def attention(
     scale = left.shape[2] ** -0.5 if products == "scaled" else 1.0
     scores = left @ right.transpose(1, 2) * (scale / (temperature or TEMPERATURES[products]))
     both = valid[:, :, None] & key_mask[:, None, :]
+    if band is not None:
+        reach = key.lengths.reciprocal().clamp(min=band)[:, None, None]
+        both = both & ((places(query)[:, :, None] - places(key)[:, None, :]).abs() <= reach)
     lowest = torch.finfo(scores.dtype).min  # not -inf: a row without speech would be NaN
     return scores.masked_fill(~both, lowest).softmax(2).masked_fill(~both, 0)
+
+
+def places(part: Padded) -> Tensor:
+    """Where each of N rows is in its utterance, 0 to 1: (B, N)."""
+    at = torch.arange(part.data.shape[1], device=part.data.device) + 0.5
+    return at / part.lengths[:, None]
 
 
 def monotonic(weights: Tensor, text_lengths: Tensor) -> Tensor:

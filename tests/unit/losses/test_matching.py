@@ -92,6 +92,32 @@ def test_squared_distances_are_relative_unless_told_otherwise():
     assert torch.isfinite(matching_loss(zero, lengths, zero, lengths)).all()
 
 
+@pytest.mark.parametrize("band", [0.0, 0.25, 0.5, 1.0])
+def test_a_band_leaves_each_token_the_rows_near_its_place(band):
+    text, speech = case()
+    found = attention(text, speech, "dot", band=band)
+    for b, (tokens, rows) in enumerate(zip(text.unpad(), speech.unpad(), strict=True)):
+        u, s = len(tokens), len(rows)
+        for i, token in enumerate(tokens):
+            near = [abs((j + 0.5) / s - (i + 0.5) / u) <= max(band, 1 / s) + 1e-6 for j in range(s)]
+            assert any(near)
+            scores = [
+                math.exp(float(token @ row)) * here for row, here in zip(rows, near, strict=True)
+            ]
+            expected = torch.tensor(scores, dtype=torch.float64) / sum(scores)
+            torch.testing.assert_close(found[b, i, :s], expected)
+    assert band < 1 or torch.equal(found, attention(text, speech, "dot"))
+    plain = matching_loss(*text, *speech, band=1.0)
+    torch.testing.assert_close(plain, matching_loss(*text, *speech))
+
+
+def test_without_a_band_the_order_of_the_rows_does_not_matter():
+    text = sentence(192)
+    rows = text.data.repeat_interleave(2, dim=1)
+    assert cost(text, rows.flip(1)).item() == pytest.approx(cost(text, rows).item(), abs=1e-5)
+    assert cost(text, rows, band=0.1) < 0.1 < 1 < cost(text, rows.flip(1), band=0.1)
+
+
 # -- does it reward alignment? --------------------------------------------------
 
 DEVIATION = 0.0166  # of the embeddings of a Llama of 7 billion parameters
