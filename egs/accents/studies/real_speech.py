@@ -37,7 +37,6 @@ from pathlib import Path
 import rows
 from systems import ACCENT_CLASSES, NOISES, STUDIES, Decoding, Study, System
 
-from asrtool.data.kaldi import ops
 from asrtool.score.align import count_pairs
 from asrtool.score.normalize import normalizer, splitter
 from asrtool.score.transcripts import read_transcripts
@@ -136,6 +135,8 @@ def recipe(args: argparse.Namespace, *options: str) -> list[str]:
 
 def prepare(args: argparse.Namespace, study: Study) -> None:
     """The sets of the studies in `data`."""
+    from asrtool.data.kaldi import ops  # imports torch, which --help and --table do without
+
     recipe(args, "--stop-stage", "0")
     for name, (source, listing) in SETS.items():
         target = RECIPE / "data" / name
