@@ -49,8 +49,8 @@ def train_encoder(exp, given):
 
 
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-tests = ("librispeech", "librispeech_other", "speechocean762", "commonvoice")
-for name in ("train", "dev", *(f"test_{test}" for test in tests)):
+tests = ("librispeech", "librispeech_other", "speechocean762", "commonvoice", "speaker")
+for name in ("train", "dev", "test", *(f"test_{test}" for test in tests)):
     folder = Path("data", name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text").write_text("1-1 A B\\n2-1 C\\n")
@@ -115,8 +115,12 @@ def recipe(tmp_path):
     degrade.parent.mkdir(parents=True)
     degrade.write_text(DEGRADE)
     (other / "conf").symlink_to(ROOT / "egs/librispeech/conf")
-    (recipe / "run.sh").write_text(RUN)
-    (recipe / "run.sh").chmod(0o755)
+    digits = recipe.parent / "fsdd"
+    digits.mkdir()
+    (digits / "conf").symlink_to(ROOT / "egs/fsdd/conf")
+    for one in (recipe, digits):
+        (one / "run.sh").write_text(RUN)
+        (one / "run.sh").chmod(0o755)
     for path in (RECIPE / "lists").rglob("*.txt"):
         copy = recipe / path.relative_to(RECIPE)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -151,19 +155,25 @@ def test_every_command_of_a_study_names_what_exists(recipe, modules):
     text.write_text("A B\n")
     for name, study in modules["systems"].STUDIES.items():
         given = ("--systems", *study.systems, "--seeds", "7", "--lm-text", str(text))
+        (recipe / "calls").write_text("")
         done = run(recipe, name, *given)
         assert done.returncode == 0, done.stderr
         kept = {path.stem for path in (recipe.parents[1] / "docs/results" / name).glob("*.json")}
         assert kept == {f"{one}-s7" for one in study.systems}
-    for call in calls(recipe):
+        assert_configs_exist(ROOT / "egs" / study.recipe, calls(recipe))
+
+
+def assert_configs_exist(folder: Path, commands: list[dict[str, str]]) -> None:
+    for call in commands:
+        assert Path(call["--corpus"]).name in ("corpora", folder.name)
         if call.get("--stop-stage") == "3":
             phases = load_phases(
-                RECIPE / call["--train-config"], split_overrides([call["--train-args"]])
+                folder / call["--train-config"], split_overrides([call["--train-args"]])
             )
             assert {phase.seed for phase in phases.values()} == {7}
         if call.get("--stage") == "4":
             changes = split_overrides([call.get("--decode-args", "")])
-            settings = load_decode(RECIPE / call["--decode-config"], changes)
+            settings = load_decode(folder / call["--decode-config"], changes)
             assert settings.phase in (None, *phases)  # of the training before
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import shlex
@@ -44,8 +45,9 @@ from asrtool.system import atomic
 
 RECIPE = Path(__file__).resolve().parents[1]
 ROOT = RECIPE.parents[1]
+DATA, EXP = Path("data"), Path("exp")  # in the folder of the study's recipe
 OTHER = "other"  # accents that are none of ACCENT_CLASSES
-# set -> the set of stage 0 that it is cut out of, its ids in lists/ (none: all)
+# set of this recipe -> the set of stage 0 that it is cut out of, its ids in lists/ (none: all)
 SETS = {
     **{
         f"study_{name}": ("train", f"studies/{name}.txt")
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.table:
         print(rows.table(args.results / args.study, study))
         return
+    os.chdir(RECIPE.parent / study.recipe)
     names = args.systems or [
         name
         for name, system in study.systems.items()
@@ -128,8 +131,9 @@ def recipe(args: argparse.Namespace, *options: str) -> list[str]:
     """Run the recipe; returns the command."""
     machine = [] if args.ranks is None else ["--ranks", str(args.ranks)]
     machine += [] if args.ngpu is None else ["--ngpu", str(args.ngpu)]
-    command = ["./run.sh", "--corpus", str(args.corpus), *machine, *options]
-    subprocess.run(command, cwd=RECIPE, check=True)
+    corpus = args.corpus / STUDIES[args.study].corpus
+    command = ["./run.sh", "--corpus", str(corpus), *machine, *options]
+    subprocess.run(command, check=True)
     return command
 
 
@@ -138,23 +142,25 @@ def prepare(args: argparse.Namespace, study: Study) -> None:
     from asrtool.data.kaldi import ops  # imports torch, which --help and --table do without
 
     recipe(args, "--stop-stage", "0")
-    for name, (source, listing) in SETS.items():
-        target = RECIPE / "data" / name
+    own = SETS if study.recipe == RECIPE.name else {}
+    for name, (source, listing) in own.items():
+        target = DATA / name
         if target.is_dir():
             continue
-        origin = RECIPE / "data" / source
+        origin = DATA / source
         path = origin / "text" if listing is None else RECIPE / "lists" / listing
         ids = [line.split()[0] for line in path.read_text().splitlines()]
         ops.select(origin, target, ids)
     if args.noise is not None:
         script = [sys.executable, "../librispeech/local/prepare_noise.py"]
-        command = [*script, "--corpus", str(args.noise), "--out", "data"]
-        subprocess.run(command, cwd=RECIPE, check=True)
+        command = [*script, "--corpus", str(args.noise), "--out", str(DATA)]
+        subprocess.run(command, check=True)
     if study.degraded is not None:
         script = [sys.executable, "../aishell1/studies/noisy_sets.py"]
-        subprocess.run([*script, "--data", f"data/{study.degraded}"], cwd=RECIPE, check=True)
-    for target in (RECIPE / "data" / name for name in SETS if name.startswith("study_accents")):
-        merge_accents(target / "utt2accent")
+        subprocess.run([*script, "--data", str(DATA / study.degraded)], check=True)
+    for name in own:
+        if name.startswith("study_accents"):
+            merge_accents(DATA / name / "utt2accent")
 
 
 def merge_accents(path: Path) -> None:
@@ -167,14 +173,14 @@ def merge_accents(path: Path) -> None:
 def measure(args: argparse.Namespace, name: str, study: Study, seed: int) -> dict:
     """Train and decode a system; its row."""
     system = study.systems[name]
-    exp = RECIPE / "exp" / tag_of(args, name, seed)
+    exp = EXP / tag_of(args, name, seed)
     changes, commands = [], []
     if system.encoder is not None:
         changes, commands = with_encoder(args, system.encoder, study, seed)
     given = options(args, name, study, seed, changes)
     if system.start is not None:
         commands.append(train(args, options(args, system.start, study, seed)))
-        given += ["--init-from", f"exp/{tag_of(args, system.start, seed)}"]
+        given += ["--init-from", str(EXP / tag_of(args, system.start, seed))]
     resumed = exp.exists()
     begun, cpu = time.monotonic(), used()
     commands.append(train(args, given))
@@ -253,11 +259,10 @@ def with_encoder(
 
     given = options(args, name, study, seed)
     commands = [train(args, given)]
-    trained = Experiment.open(RECIPE / "exp" / tag_of(args, name, seed))
+    trained = Experiment.open(EXP / tag_of(args, name, seed))
     system = study.systems[name]
-    settings = load_decode(RECIPE / system.decodings[system.primary].config)
-    weights = trained.weights(settings).relative_to(RECIPE)
-    changes = [f"model.encoder_weights={weights}"]
+    settings = load_decode(Path(system.decodings[system.primary].config))
+    changes = [f"model.encoder_weights={trained.weights(settings)}"]
     return [*changes, f"model.encoder_vocab_size={trained.tokenizer.size}"], commands
 
 
@@ -284,7 +289,7 @@ def decode(
 
 def accents(sets: Iterable[str]) -> dict[str, str]:
     """Utterance -> accent, of those that have one."""
-    paths = [RECIPE / "data" / name / "utt2accent" for name in sets]
+    paths = [DATA / name / "utt2accent" for name in sets]
     lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     return dict(line.split() for line in lines)
 
@@ -298,7 +303,7 @@ def weights_of(args: argparse.Namespace, system: System) -> list[str]:
 def errors(folder: Path, name: str) -> dict[str, list[int]]:
     """Utterance -> correct words, substitutions, deletions, insertions."""
     norm, split = normalizer("en"), splitter("wer")
-    references = read_transcripts(RECIPE / "data" / name / "text")
+    references = read_transcripts(DATA / name / "text")
     hypotheses = read_transcripts(folder / "text")
     pairs = [(split(norm(text)), split(norm(hypotheses[key]))) for key, text in references.items()]
     return dict(zip(references, count_pairs(pairs).tolist(), strict=True))
@@ -306,13 +311,13 @@ def errors(folder: Path, name: str) -> dict[str, list[int]]:
 
 def durations(sets: Iterable[str]) -> dict[str, float]:
     """Utterance -> seconds."""
-    tables = [read_transcripts(RECIPE / "data" / name / "utt2dur") for name in sets]
+    tables = [read_transcripts(DATA / name / "utt2dur") for name in sets]
     return {key: float(seconds) for table in tables for key, seconds in table.items()}
 
 
 def letters(name: str) -> int:
     """Of the reference, spaces between words included: the tokens of unit char."""
-    return sum(map(len, read_transcripts(RECIPE / "data" / name / "text").values()))
+    return sum(map(len, read_transcripts(DATA / name / "text").values()))
 
 
 def sums(hypotheses: Path) -> dict[str, float]:

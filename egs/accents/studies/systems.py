@@ -55,6 +55,8 @@ class Study:
     """The systems of a table, and the sets on which they are measured."""
 
     systems: Mapping[str, System]
+    recipe: str = "accents"  # the folder in egs/ whose run.sh trains them
+    corpus: str = ""  # that recipe's folder in the one of the corpora
     dev: tuple[str, ...] = ("study_dev", "study_dev_speakers")  # pooled; validation is the first
     tests: tuple[str, ...] = ("test_librispeech", "test_librispeech_other")
     beside: tuple[str, ...] = ("test_speechocean762",)
@@ -131,6 +133,25 @@ BASELINES = {
         against="ebranchformer",
         title="E-Branchformer, two views (CR-CTC)",
     ),
+}
+
+DIGIT_CONFORMER = dict(
+    config="conf/train_conformer.yaml", train_set="train", unit="bpe", vocab_size=30
+)
+DIGIT_E_BRANCHFORMER = DIGIT_CONFORMER | dict(
+    config="conf/ebranchformer/train_ebranchformer.yaml", against="conformer"
+)
+# of 6 epochs
+DIGIT_CONSISTENCY = (CONSISTENCY[0], "trainer.epochs=3")
+DIGITS = {
+    "conformer": System(title="Conformer, CTC", small=True, **DIGIT_CONFORMER),
+    "cr_ctc": System(
+        changes=DIGIT_CONSISTENCY,
+        against="conformer",
+        title="Conformer, two views (CR-CTC)",
+        **DIGIT_CONFORMER,
+    ),
+    "ebranchformer": System(title="E-Branchformer, CTC", **DIGIT_E_BRANCHFORMER),
 }
 
 KEYFRAME = "conf/studies/train_keyframe.yaml"
@@ -433,6 +454,14 @@ SPEECH_LLM = {
 STUDIES: dict[str, Study] = {
     "recogniser": Study(systems=RECOGNISER),
     "baselines": Study(systems=BASELINES),
+    "digits": Study(
+        systems=DIGITS,
+        recipe="fsdd",
+        corpus="fsdd",
+        dev=("dev",),
+        tests=("test_speaker",),
+        beside=("test",),
+    ),
     "keyframes": Study(systems=KEYFRAMES, degraded="test_librispeech"),
     "echotune": Study(systems=ECHOTUNE, speeds=True),
     "accents": Study(
