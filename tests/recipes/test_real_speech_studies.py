@@ -39,7 +39,7 @@ def train_encoder(exp, given):
     phases = load_phases(Path(given["--train-config"]), split_overrides([given["--train-args"]]))
     (exp / "config.yaml").write_text(dump_phases(phases))
     (exp / "vocab").mkdir(exist_ok=True)
-    tokenizers.train(["A B", "C"], "char", 0, exp / "vocab")
+    tokenizers.train(["A B", "C"], "char", 0, exp / "vocab")  # whatever --unit says
     *_, (name, phase) = phases.items()
     (exp / name).mkdir(exist_ok=True)
     weights = exp / name / f"average-{phase.trainer.average}.safetensors"
@@ -61,14 +61,13 @@ for name in ("train", "dev", "test", *(f"test_{test}" for test in tests)):
 exp = Path("exp", given.get("--tag", "none"))
 if given.get("--stop-stage") == "3":
     exp.mkdir(parents=True, exist_ok=True)
-    is_encoder = given["--tag"].startswith("speech_llm") and given["--unit"] == "char"
-    if is_encoder and not (exp / "config.yaml").exists():
+    if "pieces" in given["--tag"] and not (exp / "config.yaml").exists():
         train_encoder(exp, given)
     (exp / "log.jsonl").write_text('{"event": "valid", "time": 1.0, "valid/wer": 0.5}\\n')
 if given.get("--stage") == "4":
     for name in given["--test-sets"].split():
         folder = exp / given["--decode-tag"] / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "text").write_text("1-1 A X\\n2-1 C\\n")
         line = json.dumps({"seconds": 2.0, "frames": 10, "elapsed": 0.5})
         (folder / "hyps.jsonl").write_text(f"{line}\\n{line}\\n")
@@ -229,11 +228,24 @@ def test_accents_of_few_clips_are_one_class(recipe):
     assert row["labels"]["1-1"] == "us"
 
 
+def test_systems_that_are_trained_alike_share_the_training(modules):
+    systems = modules["systems"]
+    names = {
+        (study, name): systems.trained_as(study, name)
+        for study, one in systems.STUDIES.items()
+        for name in one.systems
+    }
+    shared = {key for key, name in names.items() if name != "_".join(key)}
+    assert shared == {("speech_llm", "pieces")}
+    assert names["speech_llm", "pieces"] == "keyframes_pieces"
+
+
 def test_a_speech_llm_takes_the_encoder_of_its_study_and_counts_words_on_noise(recipe):
-    done = run(recipe, "speech_llm", "--systems", "ctc", "adapter", "lora")
+    done = run(recipe, "speech_llm", "--systems", "pieces", "lora", "aligned")
     assert done.returncode == 0, done.stderr
     trained = [call for call in calls(recipe) if call.get("--stop-stage") == "3"]
-    tags = ["speech_llm_ctc_s0", "speech_llm_adapter_s0", "speech_llm_lora_s0"]
+    # the encoder is also a system of the study of key frames
+    tags = ["keyframes_pieces_s0", "speech_llm_lora_s0", "speech_llm_aligned_s0"]
     assert list(dict.fromkeys(call["--tag"] for call in trained)) == tags
     for call in trained:
         changes = split_overrides([call["--train-args"]])
@@ -241,7 +253,7 @@ def test_a_speech_llm_takes_the_encoder_of_its_study_and_counts_words_on_noise(r
         assert call["--extra-sets"] == "noise_train noise_eval"
         if call["--unit"] == "hf":
             assert call["--tokenizer"] == "google/gemma-3-270m"
-            path = "exp/speech_llm_ctc_s0/train/average-1.safetensors"
+            path = "exp/keyframes_pieces_s0/keyframe/average-1.safetensors"
             assert {phase.model.encoder_weights for phase in phases.values()} == {path}
             assert {phase.model.encoder_vocab_size for phase in phases.values()} == {7}
             assert (call["--train-set"], "noise_train") == tuple(
@@ -254,9 +266,11 @@ def test_a_speech_llm_takes_the_encoder_of_its_study_and_counts_words_on_noise(r
     # 3 words on 4 seconds of noise; 20 frames of 4 seconds of speech
     table = run(recipe, "speech_llm", "--table").stdout
     (line,) = (
-        line for line in table.splitlines() if line.startswith("| adapter and LoRA | greedy")
+        line
+        for line in table.splitlines()
+        if line.startswith("| adapter first") and "greedy" in line
     )
-    assert "| 45.0 | 5.0 |" in line and "| adapter | +0.00 |" in line
+    assert "| 45.0 | 5.0 |" in line and "| lora | +0.00 |" in line
     assert "| unlimited | 1 |  |  | 33.33 |" in table
 
 

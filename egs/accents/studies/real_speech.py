@@ -11,7 +11,7 @@ A row is one system with one seed: <results>/<study>/<system>-s<seed>.json, with
 test utterance, frames and seconds of every set, the commands, commit, machine and CPU time. Rows
 that are there are skipped, and a training that was stopped goes on, so a study can be run again and
 again until it is complete. A system that begins with the weights or the encoder of another one
-trains that first.
+trains that first, and systems of two studies that are trained alike share the training.
 
 --weights is a folder that holds whisper-base, whisper-tiny.en and gemma-3-270m as `transformers`
 saves them; by default they come from the hub. --lm-text is a file of sentences for systems that
@@ -36,7 +36,7 @@ from importlib import metadata
 from pathlib import Path
 
 import rows
-from systems import ACCENT_CLASSES, NOISES, STUDIES, Decoding, Study, System
+from systems import ACCENT_CLASSES, NOISES, STUDIES, Decoding, Study, System, trained_as
 
 from asrtool.score.align import count_pairs
 from asrtool.score.normalize import normalizer, splitter
@@ -224,7 +224,7 @@ def train(args: argparse.Namespace, given: Sequence[str]) -> list[str]:
 
 
 def tag_of(args: argparse.Namespace, name: str, seed: int) -> str:
-    return f"{args.study}_{name}_s{seed}"
+    return f"{trained_as(args.study, name)}_s{seed}"
 
 
 def options(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 LIBRISPEECH = "../librispeech/conf"
@@ -387,68 +387,55 @@ IN_DETAIL = READS_SPEECH | dict(
         "unlimited": Decoding(LLM, args=f"{GREEDY_LLM} {NO_LIMITS}", sets=(*ELSEWHERE, NOISES[1])),
     }
 )
-KEY_FRAME = f"{FRAMES}={{type: keyframe, fusion: attention, radius: 1}}"
+ALIGNED_FIRST = READS_SPEECH | dict(
+    config="conf/studies/train_speech_llm_aligned.yaml", encoder="pieces", against="aligned"
+)
 
 
-def alignment_loss(name: str, loss: str, title: str, parts: Mapping = READS_SPEECH) -> System:
-    """Beside the cross entropy, throughout the training."""
+def beside(name: str, loss: str, title: str) -> System:
+    """A loss beside the cross entropy, throughout the training."""
     changes = (f"losses.{name}={loss}",)
-    return System(changes=changes, encoder="ctc", against="lora", title=title, **parts)
+    return System(changes=changes, encoder="pieces", against="lora", title=title, **READS_SPEECH)
 
 
-def rows_of(encoder: str, rate: int, kernel: int, title: str, *more: str, **other: str) -> System:
-    """With another adapter: a row for every `rate` frames, or key frames, of the encoder."""
-    changes = (f"model.adapter.rate={rate}", f"model.adapter.kernel={kernel}", *more)
-    return System(changes=changes, encoder=encoder, title=title, **other, **READS_SPEECH)
-
-
+PIECES = KEYFRAMES["pieces"]
+SMALLER = "model.encoder.frontend.size=tiny"
+ON_TINY = {"model.encoder.frontend.weights": TINY_EN}
 SPEECH_LLM = {
-    "ctc": System(title="the encoder alone, CTC on letters", **SMALL_CONFORMER),
-    "ctc_tiny": System(
-        config=CONFORMER,
-        weights={"model.encoder.frontend.weights": TINY_EN},
-        changes=("model.encoder.frontend.size=tiny", "trainer.epochs=12"),
+    "pieces": replace(PIECES, against=None, title="the encoder alone, key frames and AXE"),
+    "pieces_tiny": replace(
+        PIECES,
+        weights=ON_TINY,
+        changes=(SMALLER,),
+        against="pieces",
         title="the encoder alone, on whisper-tiny.en",
     ),
-    "axe": System(
-        config=KEYFRAME,
-        changes=("phases.base.trainer.epochs=9",),
-        weights=FRONT_END,
-        decodings={"aligned": ALIGNED},
-        primary="aligned",
-        title="the encoder alone, key frames and AXE on letters",
-    ),
-    "adapter": System(
-        changes=("model.llm.tuning.mode=frozen",),
-        encoder="ctc",
-        title="adapter alone, 5 rows a second",
-        **READS_SPEECH,
-    ),
-    "lora": System(
-        encoder="ctc", against="adapter", title="adapter and LoRA", small=True, **IN_DETAIL
-    ),
-    "matching": alignment_loss(
-        "matching", "{type: matching, weight: 0.1}", "matching loss, cosines", IN_DETAIL
-    ),
-    "matching_scaled": alignment_loss(
+    "lora": System(encoder="pieces", title="adapter and LoRA", **IN_DETAIL),
+    "matching": beside("matching", "{type: matching, weight: 0.1}", "matching loss, cosines"),
+    "matching_scaled": beside(
         "matching",
         "{type: matching, weight: 0.1, products: scaled}",
         "matching loss, scaled products",
     ),
-    "contrastive": alignment_loss(
-        "contrastive", "{type: contrastive, weight: 0.1}", "contrastive loss"
+    "contrastive": beside("contrastive", "{type: contrastive, weight: 0.1}", "contrastive loss"),
+    "aligned": System(
+        small=True,
+        title="adapter first, by the matching loss in a band; then adapter and LoRA",
+        **ALIGNED_FIRST | IN_DETAIL | dict(config=ALIGNED_FIRST["config"], against="lora"),
     ),
-    "tiny": System(
-        changes=("model.encoder.frontend.size=tiny",),
-        encoder="ctc_tiny",
-        against="lora",
-        title="adapter and LoRA, on whisper-tiny.en",
-        **READS_SPEECH
-        | {"weights": READS_SPEECH["weights"] | {"model.encoder.frontend.weights": TINY_EN}},
+    "aligned_adapter": System(
+        changes=("model.llm.tuning.mode=frozen",), title="the same without LoRA", **ALIGNED_FIRST
     ),
-    "rate12": rows_of("ctc", 4, 8, "12.5 rows a second", against="lora"),
-    "keyframes": rows_of("axe", 1, 3, "a row for every key frame", KEY_FRAME, against="rate12"),
-    "keyframes3": rows_of("axe", 3, 6, "a row for every 3 key frames", KEY_FRAME, against="lora"),
+    "aligned_frames": System(
+        changes=(f"{FRAMES}.drop=false", "model.adapter.rate=10", "model.adapter.kernel=20"),
+        title="the same with 5 rows a second instead of one for each key frame",
+        **ALIGNED_FIRST,
+    ),
+    "aligned_tiny": System(
+        changes=(SMALLER,),
+        title="the same on whisper-tiny.en",
+        **ALIGNED_FIRST | dict(encoder="pieces_tiny", weights=READS_SPEECH["weights"] | ON_TINY),
+    ),
 }
 
 STUDIES: dict[str, Study] = {
@@ -473,3 +460,24 @@ STUDIES: dict[str, Study] = {
     ),
     "speech_llm": Study(systems=SPEECH_LLM, beside=ELSEWHERE, noise=True),
 }
+
+
+def trained_as(study: str, name: str) -> str:
+    """The name of a system's training: of the first system of all studies that is trained alike."""
+    wanted = training(STUDIES[study], name)
+    return next(
+        f"{key}_{other}"
+        for key, one in STUDIES.items()
+        for other in one.systems
+        if training(one, other) == wanted
+    )
+
+
+def training(study: Study, name: str) -> tuple:
+    """All that decides what a training does, but the seed."""
+    system = study.systems[name]
+    before = [one and training(study, one) for one in (system.encoder, system.start)]
+    vocabulary = (system.unit, system.vocab_size, system.tokenizer)
+    sets = (study.recipe, system.train_set, study.dev[0])
+    weights = sorted((system.weights or {}).items())
+    return (system.config, system.changes, weights, *sets, *vocabulary, *before)
