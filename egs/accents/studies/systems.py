@@ -368,13 +368,15 @@ LLM = f"{LIBRISPEECH}/speech_llm/decode_llm.yaml"
 LIBRISPEECH_SETS = ("study_dev", "study_dev_speakers", "test_librispeech", "test_librispeech_other")
 ELSEWHERE = ("test_speechocean762", "test_commonvoice")
 NO_LIMITS = "searcher.constraints.no_repeat_ngram=0 searcher.constraints.max_tokens_per_second=null"
+# chosen on study_dev
+LIMITS = "searcher.constraints.no_repeat_ngram=4 searcher.constraints.max_tokens_per_second=6"
 GREEDY_LLM = "batch_seconds=300 searcher.beam=1"
 READS_SPEECH = dict(
     config="conf/studies/train_speech_llm.yaml",
     weights=FRONT_END | {"model.llm.weights": GEMMA},
     unit="hf",
     tokenizer=f"google/{GEMMA}",
-    decodings={"greedy": Decoding(LLM, args=GREEDY_LLM)},
+    decodings={"greedy": Decoding(LLM, args=f"{GREEDY_LLM} {LIMITS}")},
 )
 # of the systems of the primary contrast: also before the training with empty transcripts, and
 # without limits on the search
@@ -382,7 +384,7 @@ IN_DETAIL = READS_SPEECH | dict(
     decodings=READS_SPEECH["decodings"]
     | {
         "before": Decoding(
-            LLM, args=f"{GREEDY_LLM} phase=speech", sets=(*LIBRISPEECH_SETS, NOISES[1])
+            LLM, args=f"{GREEDY_LLM} {LIMITS} phase=speech", sets=(*LIBRISPEECH_SETS, NOISES[1])
         ),
         "unlimited": Decoding(LLM, args=f"{GREEDY_LLM} {NO_LIMITS}", sets=(*ELSEWHERE, NOISES[1])),
     }
