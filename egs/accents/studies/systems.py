@@ -141,7 +141,7 @@ DIGIT_CONFORMER = dict(
 DIGIT_E_BRANCHFORMER = DIGIT_CONFORMER | dict(
     config="conf/ebranchformer/train_ebranchformer.yaml", against="conformer"
 )
-# of 6 epochs
+# half of the 6 epochs, of two views
 DIGIT_CONSISTENCY = (CONSISTENCY[0], "trainer.epochs=3")
 DIGITS = {
     "conformer": System(title="Conformer, CTC", small=True, **DIGIT_CONFORMER),
@@ -402,12 +402,11 @@ def beside(name: str, loss: str, title: str) -> System:
 
 PIECES = KEYFRAMES["pieces"]
 SMALLER = "model.encoder.frontend.size=tiny"
-ON_TINY = {"model.encoder.frontend.weights": TINY_EN}
 SPEECH_LLM = {
     "pieces": replace(PIECES, against=None, title="the encoder alone, key frames and AXE"),
     "pieces_tiny": replace(
         PIECES,
-        weights=ON_TINY,
+        weights=TINY["weights"],
         changes=(SMALLER,),
         against="pieces",
         title="the encoder alone, on whisper-tiny.en",
@@ -436,7 +435,8 @@ SPEECH_LLM = {
     "aligned_tiny": System(
         changes=(SMALLER,),
         title="the same on whisper-tiny.en",
-        **ALIGNED_FIRST | dict(encoder="pieces_tiny", weights=READS_SPEECH["weights"] | ON_TINY),
+        **ALIGNED_FIRST
+        | dict(encoder="pieces_tiny", weights=READS_SPEECH["weights"] | TINY["weights"]),
     ),
 }
 
