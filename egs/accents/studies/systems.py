@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 LIBRISPEECH = "../librispeech/conf"
+FSDD = "../fsdd/conf"
 WHISPER = f"{LIBRISPEECH}/whisper"
 BASE = "whisper-base"
 TINY_EN = "whisper-tiny.en"
@@ -136,10 +137,10 @@ BASELINES = {
 }
 
 DIGIT_CONFORMER = dict(
-    config="conf/train_conformer.yaml", train_set="train", unit="bpe", vocab_size=30
+    config=f"{FSDD}/train_conformer.yaml", train_set="train", unit="bpe", vocab_size=30
 )
 DIGIT_E_BRANCHFORMER = DIGIT_CONFORMER | dict(
-    config="conf/ebranchformer/train_ebranchformer.yaml", against="conformer"
+    config=f"{FSDD}/ebranchformer/train_ebranchformer.yaml", against="conformer"
 )
 # half of the 6 epochs, of two views
 DIGIT_CONSISTENCY = (CONSISTENCY[0], "trainer.epochs=3")
