@@ -402,13 +402,13 @@ def beside(name: str, loss: str, title: str) -> System:
 
 
 PIECES = KEYFRAMES["pieces"]
-SMALLER = "model.encoder.frontend.size=tiny"
+TINY_SIZE = "model.encoder.frontend.size=tiny"
 SPEECH_LLM = {
     "pieces": replace(PIECES, against=None, title="the encoder alone, key frames and AXE"),
     "pieces_tiny": replace(
         PIECES,
         weights=TINY["weights"],
-        changes=(SMALLER,),
+        changes=(TINY_SIZE,),
         against="pieces",
         title="the encoder alone, on whisper-tiny.en",
     ),
@@ -423,7 +423,7 @@ SPEECH_LLM = {
     "aligned": System(
         small=True,
         title="adapter first, by the matching loss in a band; then adapter and LoRA",
-        **ALIGNED_FIRST | IN_DETAIL | dict(config=ALIGNED_FIRST["config"], against="lora"),
+        **ALIGNED_FIRST | dict(decodings=IN_DETAIL["decodings"], against="lora"),
     ),
     "aligned_adapter": System(
         changes=("model.llm.tuning.mode=frozen",), title="the same without LoRA", **ALIGNED_FIRST
@@ -434,7 +434,7 @@ SPEECH_LLM = {
         **ALIGNED_FIRST,
     ),
     "aligned_tiny": System(
-        changes=(SMALLER,),
+        changes=(TINY_SIZE,),
         title="the same on whisper-tiny.en",
         **ALIGNED_FIRST
         | dict(encoder="pieces_tiny", weights=READS_SPEECH["weights"] | TINY["weights"]),
