@@ -105,6 +105,19 @@ def test_drafts_of_any_quality_have_the_tokens_of_greedy_search(
     assert all("  1.0 passes per batch, 100% of the draft" in line for line in drafted[:2])
 
 
+def test_searches_with_a_trained_model_are_compared(toy, monkeypatch, capsys) -> None:
+    options = f"--exp {toy / 'exp'} --data {toy / 'data' / 'test'} --utterances 2 "
+    options += f"--config {toy / 'decode.yaml'} {toy / 'decode.yaml'} --set "
+    run_main("searches", {}, options + "average=1 --set searcher.type=ctc_prefix_beam", monkeypatch)
+    first, one, two = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"2 utterances, [1-9]\d* tokens", first)
+    assert one.startswith("decode average=1 ") and two.startswith("decode searcher.type=")
+    assert " 1.00 times as fast, the same tokens in 2" in one
+    with pytest.raises(SystemExit):
+        run_main("searches", {}, options + "average=1", monkeypatch)
+    assert "1 --set for 2 --config" in capsys.readouterr().err
+
+
 def test_the_loss_of_a_transducer_is_compared_with_all_logits(monkeypatch, capsys) -> None:
     options = "--utterances 2 --seconds 1 --vocabulary 12 --rounds 1"
     run_main("transducer_loss", {"memory": lambda name, sizes: 1.0}, options, monkeypatch)
