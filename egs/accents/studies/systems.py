@@ -375,6 +375,7 @@ GREEDY_LLM = "batch_seconds=300 searcher.beam=1"
 READS_SPEECH = dict(
     config="conf/studies/train_speech_llm.yaml",
     weights=FRONT_END | {"model.llm.weights": GEMMA},
+    train_set="study_train",
     unit="hf",
     tokenizer=f"google/{GEMMA}",
     decodings={"greedy": Decoding(LLM, args=f"{GREEDY_LLM} {LIMITS}")},
