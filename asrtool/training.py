@@ -24,6 +24,8 @@ from asrtool.data.lengths import Lengths
 from asrtool.data.loader import Dataset, EvalLoader, StepLoader, readable, select
 from asrtool.data.shards.loader import step_loader
 from asrtool.data.text import Sentences, TextDataset, TextLoader
+from asrtool.downsamplers import ExpertsConfig
+from asrtool.encoders import EncoderConfig
 from asrtool.errors import UserError
 from asrtool.experiment import TrainConfig
 from asrtool.heads import Head, Search, ranked
@@ -402,13 +404,20 @@ def check_labels(phase: TrainConfig, labels: Mapping[str, Sequence[str]]) -> Non
         if not values:
             text = "losses.%s: no utterance has the label '%s' (there are: %s); the term is 0"
             logger.warning(text, name, loss.label, has)
-        accent = phase.model.encoder.accent
-        if accent is not None and len(values) > accent.classes:
-            raise UserError(
-                f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
-                f"training set, but model.encoder.accent.classes is {accent.classes}; set it to "
-                f"{len(values)}"
-            )
+        for key, classes in accent_classes(phase.model.encoder).items():
+            if len(values) > classes:
+                raise UserError(
+                    f"losses.{name}: the label '{loss.label}' has {len(values)} values in the "
+                    f"training set, but model.encoder.{key} is {classes}; set it to {len(values)}"
+                )
+
+
+def accent_classes(encoder: EncoderConfig) -> dict[str, int]:
+    """Key of an encoder's config -> the number of accents that it tells apart."""
+    found = {} if encoder.accent is None else {"accent.classes": encoder.accent.classes}
+    layers = getattr(encoder, "downsamplers", {}).items()
+    experts = ((layer, one.experts) for layer, one in layers if isinstance(one, ExpertsConfig))
+    return found | {f"downsamplers.{layer}.experts": number for layer, number in experts}
 
 
 def frame_seconds(data: DataConfig, model: Model) -> float | None:

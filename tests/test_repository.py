@@ -130,6 +130,8 @@ LAYERS = {
         "config",
         "data",
         "distributed",
+        "downsamplers",
+        "encoders",
         "experiment",
         "heads",
         "log",

@@ -34,10 +34,14 @@ def generator(seed: int, epoch: int, key: str, kind: str = "") -> np.random.Gene
 
 
 def spec_augment(
-    features: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator
+    features: np.ndarray,
+    config: SpecAugmentConfig,
+    rng: np.random.Generator,
+    warping: np.random.Generator | None = None,
 ) -> np.ndarray:
     """SpecAugment (arXiv 1904.08779) of normalised features (T, F): warp, then mask with 0.
 
+    warping: draws the warp instead of `rng`, so that several views of an utterance share it.
     Returns a new array. A mask's width is uniform from 0 to its limit. Time masks share
     `time_share` of the utterance evenly, so that short utterances keep most of their frames
     (adaptive size, arXiv 1912.05533).
@@ -45,7 +49,7 @@ def spec_augment(
     # masks are 0, the mean of normalised features, so they look like an average frame and not like
     # silence
     num_frames, num_bins = features.shape
-    out = warp_time(features, config.warp, rng) if config.warp else features.copy()
+    out = warp_time(features, config.warp, warping or rng) if config.warp else features.copy()
     for _ in range(config.num_frequency_masks):
         start, end = _stretch(num_bins, config.frequency_width, rng)
         out[:, start:end] = 0

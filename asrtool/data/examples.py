@@ -173,7 +173,9 @@ class Reader:
         kind = f" {view}" if view else ""  # the first view is that of a training without others
         if self.training and self._spec_augment is not None:
             rng = augment.generator(self.seed, epoch, utterance.id, f"mask{kind}")
-            inputs = augment.spec_augment(inputs, self._spec_augment, rng)
+            # views are compared frame by frame, so they share the warp
+            warping = augment.generator(self.seed, epoch, utterance.id, "warp")
+            inputs = augment.spec_augment(inputs, self._spec_augment, rng, warping)
         if self.training and self.config.augment.spec_sub is not None:
             rng = augment.generator(self.seed, epoch, utterance.id, f"substitute{kind}")
             inputs = augment.spec_sub(inputs, self.config.augment.spec_sub, rng)

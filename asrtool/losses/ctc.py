@@ -58,6 +58,13 @@ class CtcConfig:
 
     def __post_init__(self) -> None:
         check_weights(self.class_power, self.class_limits)
+        regularized = self.repeat_penalty or self.longest_run is not None
+        weighted = self.class_weights != "none" and self.class_weighting == "gradient"
+        if regularized and weighted:
+            raise ValueError(
+                "repeat_penalty and longest_run change the gradient that class_weighting: gradient "
+                "takes the posteriors from; use class_weighting: utterance with them"
+            )
 
 
 @LOSSES.register("ctc", CtcConfig)

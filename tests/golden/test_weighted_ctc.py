@@ -202,3 +202,11 @@ def test_settings_that_mean_nothing_are_refused(wrong):
         CtcConfig(weight=1.0, **wrong)
     with pytest.raises(ValueError):
         FocalCtcConfig(weight=1.0, alpha=0.0)
+
+
+def test_weights_of_the_gradient_are_refused_beside_blank_regularisation() -> None:
+    weighted = {"class_weights": "inverse_frequency", "class_weighting": "gradient"}
+    for regularized in ({"repeat_penalty": 2.0}, {"longest_run": 2}):
+        CtcConfig(weight=1.0, class_weights="inverse_frequency", **regularized)
+        with pytest.raises(ValueError, match="use class_weighting: utterance with them"):
+            CtcConfig(weight=1.0, **weighted, **regularized)

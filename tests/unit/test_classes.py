@@ -18,7 +18,8 @@ from asrtool.searchers import CtcGreedyConfig
 from asrtool.training import check_labels, count_labels
 from asrtool.types import Utterance
 
-CONFIG = Path(__file__).parents[2] / "egs" / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
+EGS = Path(__file__).parents[2] / "egs"
+CONFIG = EGS / "fsdd" / "conf" / "qifusion" / "train_qifusion.yaml"
 
 
 def phase(*overrides: str) -> experiment.TrainConfig:
@@ -32,6 +33,16 @@ def test_more_values_than_the_model_tells_apart_stop_training_before_it_starts()
     ):
         check_labels(phase(), {"accent": list("abcde")})
     check_labels(phase("losses.accent.weight=0"), {"accent": list("abcde")})
+
+
+def test_more_values_than_experts_stop_training_before_it_starts():
+    config = EGS / "accents" / "conf" / "studies" / "train_accents_experts.yaml"
+    experts = experiment.load_phases(config)["train"]
+    check_labels(experts, {"accent": list("abcde")})
+    with pytest.raises(
+        UserError, match=r"has 6 values .*downsamplers\.2\.experts is 5; set it to 6"
+    ):
+        check_labels(experts, {"accent": list("abcdef")})
 
 
 def test_a_label_that_no_utterance_has_is_said(caplog, monkeypatch):

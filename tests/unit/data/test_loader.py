@@ -173,6 +173,23 @@ def test_views_lie_side_by_side_and_differ_in_their_masks_alone(
     assert torch.equal(two.example(3).inputs, one.example(3).inputs)
 
 
+def test_views_share_the_time_warp(
+    stored: list[Utterance], tokenizer: tokenizers.Tokenizer
+) -> None:
+    warped = SpecAugmentConfig(warp=20, num_frequency_masks=1, num_time_masks=1)
+    settings = config(augment=AugmentConfig(spec_augment=warped))
+    views = Dataset(stored, tokenizer, settings, training=True, views=Views(2))
+    plain = Dataset(stored, tokenizer, settings)
+    moved = 0
+    for utterance in stored:
+        first, second = (one.inputs for one in views.reader.examples(utterance))
+        seen = (first != 0) & (second != 0)
+        assert torch.equal(first[seen], second[seen])
+        whole = plain.reader._inputs(utterance, 0, None)
+        moved += not torch.equal(first[seen], torch.from_numpy(whole)[seen])
+    assert moved > len(stored) / 2
+
+
 def test_views_may_have_more_time_masks(
     stored: list[Utterance], tokenizer: tokenizers.Tokenizer
 ) -> None:

@@ -42,6 +42,17 @@ def test_segments_start_at_valleys(alpha, starts):
     assert found[0].nonzero()[:, 0].tolist() == starts
 
 
+def test_segments_in_bf16_are_those_of_float32():
+    torch.manual_seed(0)
+    downsampler = Uma(UmaConfig(), dim_in=DIM, dim_out=DIM, vocab_size=3)
+    # weights so close to each other that bf16 would make neighbours equal
+    inputs = Padded.stack(list(torch.randn(4, 200, DIM) * 0.01))
+    expected = downsampler(inputs).taps["key_frames"].data
+    with torch.autocast("cpu", torch.bfloat16):
+        found = downsampler(inputs).taps["key_frames"].data
+    assert expected.sum() > 100 and torch.equal(found, expected)
+
+
 def test_a_segment_is_the_weighted_mean_from_valley_to_valley():
     generator = torch.Generator().manual_seed(0)
     lengths = (40, 1, 17, 2)
