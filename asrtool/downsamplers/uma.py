@@ -53,9 +53,7 @@ class Uma(Downsampler):
         # The projection, too, in float32: bf16 has so few numbers that neighbours would often be
         # equal, and a model trained in it would be cut elsewhere in float32.
         with torch.autocast(x.device.type, enabled=False):
-            wide = torch.promote_types(x.dtype, torch.float32)
-            weight, bias = self.weight.weight.to(wide), self.weight.bias.to(wide)
-            alpha = nn.functional.linear(x.to(wide), weight, bias).squeeze(2).sigmoid()
+            alpha = self.weight(x.to(self.weight.weight.dtype)).squeeze(2).sigmoid()
         alpha = alpha.masked_fill(~valid, 0)
         starts = segment_starts(alpha.detach(), valid)
         # A GPU would be waited for to learn how many segments there are. Valleys are two frames

@@ -80,7 +80,7 @@ def measure(
             found[which] = recognize(recognizers[which], batch.inputs, counts[which])
         for which, hypothesis in found.items():
             counts[which]["the same"] += hypothesis.tokens == found[0].tokens
-    print(f"{sum(1 for _ in dataset.utterances)} utterances, {counts[0]['tokens']} tokens")
+    print(f"{len(dataset.utterances)} utterances, {counts[0]['tokens']} tokens")
     size = max(map(len, names))
     for name, count in zip(names, counts, strict=True):
         passes = f"; {count['passes']} passes" if count["passes"] else ""
